@@ -1,0 +1,218 @@
+"""TFRecord shards to batches of images and labels.
+
+An evaluation pass reads every record once, in an order that is always the
+same: that order is the row order of every dump. Training draws records
+at random, from shuffled shards.
+"""
+
+from tf_compat import private_threadpool, tf
+
+import imagenet_preprocessing
+from imagenet_shards import IMAGENET_NUM_CLASSES, find_shards
+
+NUM_CHANNELS = 3
+
+# Reading order: this many shards at once, one record from each in turn; a
+# shard that ends gives its place to the next (and the turn in which it is found
+# at its end gives no record). `Imagenet_tools/` writes the label files in the
+# same order (published: `validation_non_onehot.npy`).
+INTERLEAVED_SHARDS = 10
+
+SHUFFLE_BUFFER_RECORDS = 10000
+_READ_BUFFER_BYTES = 1 << 20  # Per shard.
+
+# The label of a padding image, which no metric counts.
+PADDING_LABEL = -1
+
+
+def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
+             datasets_num_private_threads=None, num_parallel_batches=1,
+             parse_record_fn=None, image_size=None,
+             num_classes=IMAGENET_NUM_CLASSES, num_padding_images=0):
+  """Batches of one split, as the official code's function of this name.
+
+  Args:
+    is_training: the training split, shuffled and distorted; otherwise the
+      validation split in reading order.
+    data_dir: the folder of the shards.
+    batch_size: images in a batch; the last one may have fewer.
+    num_epochs: passes over the split; None for no end.
+    dtype: of the images.
+    datasets_num_private_threads: threads for the input pipeline alone, or
+      None to share TensorFlow's.
+    num_parallel_batches: batches that are decoded at the same time.
+    parse_record_fn: a function like `parse_record`, to read other records.
+    image_size: height and width of the images; None for 224.
+    num_classes: labels must be below it.
+    num_padding_images: black images, labelled `PADDING_LABEL`, to add at the
+      end.
+
+  Returns:
+    A dataset of (images [batch, height, width, 3], labels int32 [batch]).
+  """
+  dataset = split_dataset(
+      find_shards(data_dir, 'train' if is_training else 'validation'),
+      is_training)
+  return process_record_dataset(
+      dataset, is_training, batch_size, SHUFFLE_BUFFER_RECORDS,
+      parse_record_fn or record_parser(image_size, num_classes), num_epochs,
+      dtype, datasets_num_private_threads, num_parallel_batches,
+      num_padding_images)
+
+
+def evaluation_dataset(shards, batch_size, dtype=tf.float32, image_size=None,
+                       num_classes=IMAGENET_NUM_CLASSES,
+                       datasets_num_private_threads=None,
+                       num_parallel_batches=1):
+  """One pass over `shards` of either split, in reading order, undistorted.
+
+  Arguments and result as for `input_fn`.
+  """
+  return process_record_dataset(
+      split_dataset(shards, is_training=False), False, batch_size, None,
+      record_parser(image_size, num_classes), 1, dtype,
+      datasets_num_private_threads, num_parallel_batches)
+
+
+def split_dataset(shards, is_training):
+  """Serialized records of `shards`: in reading order, or from random shards."""
+  dataset = tf.data.Dataset.from_tensor_slices(shards)
+  if is_training:
+    dataset = dataset.shuffle(buffer_size=len(shards))
+  return dataset.interleave(
+      lambda shard: tf.data.TFRecordDataset(
+          shard, buffer_size=_READ_BUFFER_BYTES),
+      cycle_length=INTERLEAVED_SHARDS, block_length=1)
+
+
+def process_record_dataset(dataset, is_training, batch_size, shuffle_buffer,
+                           parse_record_fn, num_epochs=1, dtype=tf.float32,
+                           datasets_num_private_threads=None,
+                           num_parallel_batches=1, num_padding_images=0):
+  """Shuffled (for training), repeated, parsed and batched records.
+
+  Args:
+    dataset: serialized records.
+    is_training: whether to shuffle.
+    batch_size: images in a batch; the last one may have fewer.
+    shuffle_buffer: records to draw from.
+    parse_record_fn: from (serialized record, is_training, dtype) to
+      (image, label).
+    num_epochs: passes over the records; None for no end.
+    dtype: of the images.
+    datasets_num_private_threads: as for `input_fn`.
+    num_parallel_batches: as for `input_fn`.
+    num_padding_images: as for `input_fn`.
+
+  Returns:
+    A dataset of (images, labels).
+  """
+  dataset = dataset.prefetch(buffer_size=batch_size)
+  if is_training:
+    # Before `repeat`, so that every image comes once in each epoch.
+    dataset = dataset.shuffle(buffer_size=shuffle_buffer)
+  dataset = dataset.repeat(num_epochs)
+  dataset = dataset.map(
+      lambda record: parse_record_fn(record, is_training, dtype),
+      num_parallel_calls=batch_size * num_parallel_batches)
+  if num_padding_images:
+    dataset = dataset.concatenate(
+        _padding_image(dataset).repeat(num_padding_images))
+  # `prefetch` outermost: the next batch is made while the model has this one.
+  dataset = dataset.batch(batch_size).prefetch(buffer_size=2)
+  if datasets_num_private_threads:
+    dataset = private_threadpool(dataset, datasets_num_private_threads)
+  return dataset
+
+
+def _padding_image(dataset):
+  """A dataset of one black image like those of `dataset`."""
+  image_type, label_type = dataset.output_types
+  image_shape, _ = dataset.output_shapes
+  return tf.data.Dataset.from_tensors((
+      tf.zeros(image_shape, image_type),
+      tf.constant(PADDING_LABEL, label_type)))
+
+
+def parse_record(raw_record, is_training, dtype):
+  """Image and label of one record of ImageNet; see `record_parser`."""
+  return record_parser()(raw_record, is_training, dtype)
+
+
+def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES):
+  """The function that parses a record and preprocesses its image.
+
+  Args:
+    image_size: height and width of the images; None for 224.
+    num_classes: a label that is not below it stops the run, and is named.
+
+  Returns:
+    A function from (serialized record, is_training, dtype) to (image `dtype`
+    [image_size, image_size, 3], label int32 []).
+  """
+  if image_size is None:
+    image_size = imagenet_preprocessing.DEFAULT_IMAGE_SIZE
+
+  def parse(raw_record, is_training, dtype):
+    with tf.name_scope(PARSER_SCOPES[bool(is_training)]):
+      features = tf.parse_single_example(raw_record, _RECORD_FEATURES)
+      label = features['image/class/label']
+      label_in_range = tf.Assert(
+          tf.logical_and(label >= 0, label < num_classes),
+          [LABEL_OUT_OF_RANGE, label, features['image/filename']])
+      with tf.control_dependencies([label_in_range]):
+        label = tf.to_int32(label)
+      image = imagenet_preprocessing.preprocess_image(
+          features['image/encoded'], _bounding_boxes(features), image_size,
+          image_size, NUM_CHANNELS, is_training)
+      return tf.cast(image, dtype), label
+
+  return parse
+
+
+# For `read_errors.py`: where the names of a parser's operations begin, in
+# evaluation and in training, and how the assertion's message begins.
+PARSER_SCOPES = ('parse_evaluation_record', 'parse_training_record')
+LABEL_OUT_OF_RANGE = 'label out of range'
+
+_BOX_SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
+
+# Every feature has a default: what is missing is found by its value, with the
+# name of the image, where a parse error would name neither.
+_RECORD_FEATURES = {
+    'image/encoded': tf.FixedLenFeature([], tf.string, ''),
+    'image/filename': tf.FixedLenFeature([], tf.string, ''),
+    'image/class/label': tf.FixedLenFeature([], tf.int64, -1),
+}
+_RECORD_FEATURES.update({
+    'image/object/bbox/' + side: tf.VarLenFeature(tf.float32)
+    for side in _BOX_SIDES})
+
+
+def _bounding_boxes(features):
+  """float32 [1, boxes, 4], (y_min, x_min, y_max, x_max); often no boxes."""
+  sides = [features['image/object/bbox/' + side].values for side in _BOX_SIDES]
+  return tf.expand_dims(tf.stack(sides, axis=1), 0)
+
+
+def get_synth_input_fn(height, width, num_channels, num_classes,
+                       dtype=tf.float32):
+  """An input function of random images and labels, to time the model alone.
+
+  Returns:
+    A function with the signature of `input_fn` that returns a dataset of one
+    batch without end.
+  """
+  def synth_input_fn(is_training, data_dir, batch_size, *args, **kwargs):
+    del is_training, data_dir, args, kwargs
+    # Grey levels less the mean: about what preprocessing gives.
+    images = tf.truncated_normal(
+        [batch_size, height, width, num_channels], dtype=tf.float32, mean=0,
+        stddev=60, name='synthetic_images')
+    labels = tf.random_uniform(
+        [batch_size], minval=0, maxval=num_classes - 1, dtype=tf.int32,
+        name='synthetic_labels')
+    dataset = tf.data.Dataset.from_tensors((tf.cast(images, dtype), labels))
+    return dataset.repeat().prefetch(buffer_size=2)
+
+  return synth_input_fn

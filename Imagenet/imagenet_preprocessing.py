@@ -1,0 +1,104 @@
+"""JPEG bytes to an image tensor, as the official ResNet sees it.
+
+Training draws a random part of the image, evaluation takes the centre; both
+subtract the mean colour of ImageNet and divide by nothing. From the official
+models' `imagenet_preprocessing.py` (October 2018), which in turn follows the
+VGG preprocessing of Simonyan & Zisserman, 2014.
+"""
+
+from tf_compat import tf
+
+# Mean red, green and blue of the ImageNet training images, in grey levels.
+CHANNEL_MEANS = (123.68, 116.78, 103.94)
+
+DEFAULT_IMAGE_SIZE = 224
+# Before its 224 x 224 centre is taken, an image's smaller side becomes 256.
+_RESIZE_MIN_AT_DEFAULT_SIZE = 256
+
+
+def resize_min(image_size):
+  """The length an image's smaller side is resized to; 256 for 224 pixels."""
+  return image_size * _RESIZE_MIN_AT_DEFAULT_SIZE // DEFAULT_IMAGE_SIZE
+
+
+def preprocess_image(image_buffer, bbox, output_height, output_width,
+                     num_channels, is_training=False):
+  """Decodes, crops, resizes and centres one image.
+
+  Args:
+    image_buffer: a scalar string, an encoded JPEG (greyscale too).
+    bbox: float32 [1, boxes, 4] as (y_min, x_min, y_max, x_max) in fractions;
+      may hold no box; used in training only.
+    output_height: pixels.
+    output_width: pixels.
+    num_channels: 3.
+    is_training: a random crop, perhaps mirrored, rather than the centre.
+
+  Returns:
+    float32 [output_height, output_width, num_channels], grey levels from 0 to
+    255 less the channel means.
+  """
+  if is_training:
+    image = _decode_random_crop(image_buffer, bbox, num_channels)
+    image = _resize(image, output_height, output_width)
+  else:
+    image = tf.image.decode_jpeg(image_buffer, channels=num_channels)
+    height, width = _size_for_crop(
+        image, resize_min(max(output_height, output_width)))
+    image = _resize(image, height, width)
+    image = _central_crop(image, output_height, output_width)
+  image.set_shape([output_height, output_width, num_channels])
+  return subtract_channel_means(image)
+
+
+def subtract_channel_means(images):
+  """Centres float images [..., height, width, 3] in grey levels."""
+  return images - tf.constant(CHANNEL_MEANS, tf.float32)
+
+
+def _decode_random_crop(image_buffer, bbox, num_channels):
+  """Decodes a random window of the image only, mirrored half of the time."""
+  # This op, unlike others, does not look for the graph's seed itself.
+  graph_seed, op_seed = tf.get_seed(None)
+  window_start, window_size, _ = tf.image.sample_distorted_bounding_box(
+      tf.image.extract_jpeg_shape(image_buffer),
+      bounding_boxes=bbox,
+      min_object_covered=0.1,
+      aspect_ratio_range=[0.75, 1.33],
+      area_range=[0.05, 1.0],
+      max_attempts=100,
+      seed=graph_seed,
+      seed2=op_seed,
+      use_image_if_no_bounding_boxes=True)
+  top, left, _ = tf.unstack(window_start)
+  height, width, _ = tf.unstack(window_size)
+  image = tf.image.decode_and_crop_jpeg(
+      image_buffer, tf.stack([top, left, height, width]),
+      channels=num_channels)
+  return tf.image.random_flip_left_right(image)
+
+
+def _size_for_crop(image, smaller_side):
+  """Height and width that bring the smaller side to `smaller_side`.
+
+  In single precision, as the official code computes it: for some sizes (188
+  pixels, 332 pixels) the product comes out just below the whole number and is
+  truncated, so that the smaller side is one pixel less. The published
+  accuracies were measured that way.
+  """
+  shape = tf.shape(image)
+  height, width = tf.to_float(shape[0]), tf.to_float(shape[1])
+  scale = tf.to_float(smaller_side) / tf.minimum(height, width)
+  return tf.to_int32(height * scale), tf.to_int32(width * scale)
+
+
+def _resize(image, height, width):
+  return tf.image.resize_images(
+      image, [height, width], method=tf.image.ResizeMethod.BILINEAR,
+      align_corners=False)
+
+
+def _central_crop(image, height, width):
+  shape = tf.shape(image)
+  top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+  return image[top:top + height, left:left + width]

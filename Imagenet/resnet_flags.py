@@ -1,0 +1,191 @@
+"""The flags of the official ResNet and those of the cascade.
+
+Names, short names and defaults are those of the official models of October
+2018 and of the paper's repository; what this project adds comes last. Nothing
+here writes to a flag: what follows from several flags is a function's result.
+"""
+
+from absl import flags
+
+from tf_compat import tf
+
+import resnet_model
+from training_hooks import HOOK_NAMES
+
+_DTYPES = {'fp32': tf.float32, 'fp16': tf.float16}
+_DEFAULT_LOSS_SCALES = {'fp32': 1, 'fp16': 128}
+
+
+def define_resnet_flags(resnet_size_choices=None):
+  """Defines every flag; `resnet_size_choices` are strings, or None for any."""
+  _define_base_flags()
+  _define_performance_flags()
+  _define_model_flags(resnet_size_choices)
+  _define_cascade_flags()
+  _define_added_flags()
+
+
+def _define_base_flags():
+  flags.DEFINE_string(
+      'data_dir', '/tmp', short_name='dd',
+      help='Folder of the TFRecords.')
+  flags.DEFINE_string(
+      'model_dir', '/tmp', short_name='md',
+      help='Folder of checkpoints and summaries. What a run finds here it '
+      'goes on from.')
+  flags.DEFINE_boolean(
+      'clean', False,
+      help='Remove what an earlier run left in --model_dir first.')
+  flags.DEFINE_integer(
+      'train_epochs', 90, short_name='te', lower_bound=0,
+      help='Passes over the training images; 0 to evaluate only.')
+  flags.DEFINE_integer(
+      'epochs_between_evals', 1, short_name='ebe', lower_bound=1,
+      help='Training epochs from one evaluation to the next.')
+  flags.DEFINE_float(
+      'stop_threshold', None, short_name='st',
+      help='Stop training at this top-1 validation accuracy (a fraction).')
+  flags.DEFINE_integer(
+      'batch_size', 32, short_name='bs', lower_bound=1,
+      help='Images in a step, over all replicas.')
+  flags.DEFINE_integer(
+      'num_gpus', None, short_name='ng', lower_bound=-1,
+      help='GPUs to use: one replica on each. -1 for all there are, 0 for '
+      'none. Default: one if there is one.')
+  flags.DEFINE_list(
+      'hooks', 'LoggingTensorHook', short_name='hk',
+      help='Hooks during training, separated by commas, in any letter case: '
+      '{}.'.format(', '.join(HOOK_NAMES)))
+  flags.register_validator(
+      'hooks',
+      lambda names: all(name.lower() in [hook.lower() for hook in HOOK_NAMES]
+                        for name in names),
+      'hooks are {}'.format(', '.join(HOOK_NAMES)))
+  flags.DEFINE_string(
+      'export_dir', None, short_name='ed',
+      help='Export the classifier as a SavedModel into this folder at the '
+      'end.')
+  flags.DEFINE_string(
+      'benchmark_log_dir', None, short_name='bld',
+      help='Folder for metric.log and benchmark_run.log.')
+
+
+def _define_performance_flags():
+  flags.DEFINE_integer(
+      'inter_op_parallelism_threads', 0, short_name='inter', lower_bound=0,
+      help='Threads for independent operations; 0 for as many as cores.')
+  flags.DEFINE_integer(
+      'intra_op_parallelism_threads', 0, short_name='intra', lower_bound=0,
+      help='Threads within an operation; 0 for as many as cores.')
+  flags.DEFINE_boolean(
+      'use_synthetic_data', False, short_name='synth',
+      help='Random images instead of --data_dir, to time the model alone. '
+      'Nothing is dumped.')
+  flags.DEFINE_integer(
+      'max_train_steps', None, short_name='mts', lower_bound=1,
+      help='Stop training at this step.')
+  flags.DEFINE_enum(
+      'dtype', 'fp32', sorted(_DTYPES), short_name='dt',
+      help='Precision of the computation; variables are float32 always.')
+  flags.DEFINE_integer(
+      'loss_scale', None, short_name='ls', lower_bound=1,
+      help='Factor of the loss while gradients are computed. Default: 1, and '
+      '128 with fp16.')
+  flags.DEFINE_enum(
+      'all_reduce_alg', None, ['nccl', 'hierarchical_copy'], short_name='ara',
+      help='How replicas add up their gradients. Default: TensorFlow\'s '
+      'choice.')
+  flags.DEFINE_enum(
+      'tf_gpu_thread_mode', None, ['global', 'gpu_private', 'gpu_shared'],
+      short_name='gt_mode',
+      help='Whether a GPU\'s operations have threads of their own.')
+  flags.DEFINE_integer(
+      'datasets_num_private_threads', None, lower_bound=1,
+      help='Threads for the input pipeline alone.')
+  flags.DEFINE_integer(
+      'datasets_num_parallel_batches', None, lower_bound=1,
+      help='Batches decoded at the same time. Default: 1.')
+  flags.DEFINE_boolean(
+      'turn_off_distribution_strategy', False,
+      help='No MirroredStrategy; at most one GPU then.')
+
+
+def _define_model_flags(resnet_size_choices):
+  flags.DEFINE_enum(
+      'data_format', None, ['channels_first', 'channels_last'],
+      short_name='df',
+      help='Layout of the maps. channels_first is faster on GPUs and does not '
+      'exist on CPUs. Default: what suits the devices.')
+  flags.DEFINE_enum(
+      'resnet_version', '1', ['1', '2'], short_name='rv',
+      help='1: BN and ReLU after each convolution; 2: before.')
+  size_help = 'Depth of the network.'
+  if resnet_size_choices is None:
+    flags.DEFINE_string('resnet_size', '50', short_name='rs', help=size_help)
+  else:
+    flags.DEFINE_enum('resnet_size', '50', resnet_size_choices,
+                      short_name='rs', help=size_help)
+  flags.DEFINE_boolean(
+      'fine_tune', False, short_name='ft',
+      help='Train the classifier only: with --is_cascaded the one of '
+      '--classifier_id, else the last layer, anew.')
+  flags.DEFINE_string(
+      'pretrained_model_checkpoint_path', None, short_name='pmcp',
+      help='Checkpoint, or folder of one, with the pretrained trunk. Not read '
+      'where --model_dir holds a checkpoint already.')
+  flags.DEFINE_boolean(
+      'eval_only', False,
+      help='No training: evaluate (and dump) what --model_dir holds, else '
+      '--pretrained_model_checkpoint_path.')
+  flags.DEFINE_boolean(
+      'image_bytes_as_serving_input', False,
+      help='--export_dir: the SavedModel takes JPEG bytes, not image tensors.')
+
+
+def _define_cascade_flags():
+  flags.DEFINE_boolean(
+      'is_cascaded', True,
+      help='Early exits: train and dump the classifier of --classifier_id. '
+      'With --nois_cascaded it is the plain network.')
+  flags.DEFINE_integer(
+      'classifier_id', resnet_model.FINAL_CLASSIFIER_ID,
+      help='0 and 1: the classifiers after block layers 2 and 3; 2: the '
+      'network\'s own.')
+
+
+def _define_added_flags():
+  flags.DEFINE_string(
+      'softmax_dir', 'output_softmax',
+      help='Folder of the softmax dumps.')
+  flags.DEFINE_integer(
+      'image_size', 224,
+      help='Height and width of the images, a multiple of 32.')
+  flags.DEFINE_float(
+      'batch_norm_decay', resnet_model.BATCH_NORM_DECAY,
+      lower_bound=0, upper_bound=1,
+      help='Decay of BN\'s moving averages; short trainings need less.')
+  flags.DEFINE_enum(
+      'trunk_batch_norm', 'frozen', ['frozen', 'update'],
+      help='BN of the trunk while a head is fine-tuned. frozen: moving '
+      'averages, unchanged; update: the batch\'s statistics, and the averages '
+      'follow (the published code does so).')
+  flags.DEFINE_integer(
+      'cpu_replicas', 0, lower_bound=0,
+      help='Replicas on the CPU instead of GPUs, to try a multi-GPU command '
+      'on a machine without.')
+  flags.DEFINE_integer(
+      'random_seed', None,
+      help='Seed of initial weights and of the order of the images. The '
+      'distortions, drawn by several threads, differ from run to run.')
+
+
+def parsed_dtype(flags_obj):
+  """The TensorFlow type of --dtype."""
+  return _DTYPES[flags_obj.dtype]
+
+
+def parsed_loss_scale(flags_obj):
+  """--loss_scale, or what suits --dtype."""
+  if flags_obj.loss_scale is not None:
+    return flags_obj.loss_scale
+  return _DEFAULT_LOSS_SCALES[flags_obj.dtype]

@@ -1,0 +1,397 @@
+"""ResNet v1 and v2, with classifiers attached on the way (early exits).
+
+The trunk is the official ResNet (TensorFlow models, October 2018), from
+  He et al., "Deep Residual Learning for Image Recognition", 2015 (v1), and
+  He et al., "Identity Mappings in Deep Residual Networks", 2016 (v2),
+with its variable names, so that the official checkpoints restore. The heads
+are those of Berestizshevsky & Even, "Cascaded Inference Based on Softmax
+Confidence", 2019, section 4.
+"""
+
+import collections
+import functools
+
+from tf_compat import num_local_gpus, tf
+
+BATCH_NORM_DECAY = 0.997
+BATCH_NORM_EPSILON = 1e-5
+DEFAULT_VERSION = 2
+DEFAULT_DTYPE = tf.float32
+CASTABLE_TYPES = (tf.float16,)
+ALLOWED_TYPES = (DEFAULT_DTYPE,) + CASTABLE_TYPES
+
+MODEL_SCOPE = 'resnet_model'
+HEAD_HIDDEN_UNITS = 1024
+
+# An early exit reads the output of block layer `block_layer`, pooled to a grid
+# of `grid` (rows, columns). The other fields name its layers in the published
+# checkpoints: BN of the map, dense, BN, dense to classes.
+EarlyExit = collections.namedtuple(
+    'EarlyExit', 'block_layer grid map_norm hidden hidden_norm classifier')
+EARLY_EXITS = collections.OrderedDict([
+    (0, EarlyExit(2, (2, 2), 'cascaded0_bn0', 'cascaded0_fc0',
+                  'cascaded0_bn00', 'cascaded0_fc00')),
+    (1, EarlyExit(3, (1, 2), 'cascaded1_bn1', 'cascaded1_fc1',
+                  'cascaded1_bn11', 'cascaded1_fc11')),
+])
+
+# The network's own classifier comes after the last block layer.
+FINAL_CLASSIFIER_ID = 2
+FINAL_CLASSIFIER_LAYER = 'dense'
+CLASSIFIER_IDS = tuple(EARLY_EXITS) + (FINAL_CLASSIFIER_ID,)
+
+
+def head_prefix(classifier_id):
+  """What the names of the variables of one classifier start with."""
+  if classifier_id == FINAL_CLASSIFIER_ID:
+    return '{}/{}/'.format(MODEL_SCOPE, FINAL_CLASSIFIER_LAYER)
+  return '{}/cascaded{}_'.format(MODEL_SCOPE, classifier_id)
+
+
+def is_batch_norm(variable_name):
+  """Whether a variable belongs to a batch normalization, by its last part.
+
+  The layer's name would not do: the heads' are called `bn`, the trunk's
+  `batch_normalization` (the published code looks for the latter, and so puts
+  weight decay on the heads' BN).
+  """
+  return variable_name.split(':')[0].endswith(
+      ('/gamma', '/beta', '/moving_mean', '/moving_variance'))
+
+
+def batch_norm(inputs, training, data_format, decay=BATCH_NORM_DECAY,
+               name=None):
+  """Batch normalization of a map (rank 4) or of a vector (rank 2).
+
+  Fused where there is a fused kernel, which is for maps. The published heads
+  normalise a vector over axis 3, which only a GPU build lets pass.
+  """
+  rank = inputs.shape.ndims
+  assert rank in (2, 4), inputs.shape
+  channels_axis = 1 if data_format == 'channels_first' or rank == 2 else 3
+  dtype = inputs.dtype
+  if rank == 2:
+    # The kernel that is not fused cannot mix half-precision inputs with
+    # float32 statistics (TensorFlow 1.12).
+    inputs = tf.cast(inputs, tf.float32)
+  outputs = tf.layers.batch_normalization(
+      inputs=inputs, axis=channels_axis, momentum=decay,
+      epsilon=BATCH_NORM_EPSILON, center=True, scale=True, training=training,
+      fused=rank == 4, name=name)
+  return tf.cast(outputs, dtype)
+
+
+def fixed_padding(inputs, kernel_size, data_format):
+  """Pads height and width by kernel_size - 1 in all, whatever their size.
+
+  'SAME' pads a strided convolution by an amount that depends on the input.
+  """
+  pad_total = kernel_size - 1
+  pad = [pad_total // 2, pad_total - pad_total // 2]
+  if data_format == 'channels_first':
+    return tf.pad(inputs, [[0, 0], [0, 0], pad, pad])
+  return tf.pad(inputs, [[0, 0], pad, pad, [0, 0]])
+
+
+def conv2d_fixed_padding(inputs, filters, kernel_size, strides, data_format):
+  """Convolution without bias, padded independently of the input's size."""
+  if strides > 1:
+    inputs = fixed_padding(inputs, kernel_size, data_format)
+  return tf.layers.conv2d(
+      inputs=inputs, filters=filters, kernel_size=kernel_size, strides=strides,
+      padding='SAME' if strides == 1 else 'VALID', use_bias=False,
+      kernel_initializer=tf.variance_scaling_initializer(),
+      data_format=data_format)
+
+
+def _building_block_v1(inputs, filters, training, projection_shortcut, strides,
+                       data_format, decay=BATCH_NORM_DECAY):
+  """Two 3x3 convolutions, each followed by BN; ReLU after the addition.
+
+  Args:
+    inputs: float [batch, height, width, channels], or channels first.
+    filters: channels of both convolutions and of the output.
+    training: whether BN uses the batch's statistics.
+    projection_shortcut: a function from the inputs to the shortcut, or None
+      for the identity.
+    strides: of the first convolution.
+    data_format: 'channels_first' or 'channels_last'.
+    decay: of BN's moving averages.
+
+  Returns:
+    The output map, smaller by `strides`.
+  """
+  shortcut = inputs
+  if projection_shortcut is not None:
+    shortcut = batch_norm(projection_shortcut(inputs), training, data_format,
+                          decay)
+
+  inputs = conv2d_fixed_padding(inputs, filters, 3, strides, data_format)
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
+
+  inputs = conv2d_fixed_padding(inputs, filters, 3, 1, data_format)
+  inputs = batch_norm(inputs, training, data_format, decay)
+  return tf.nn.relu(inputs + shortcut)
+
+
+def _building_block_v2(inputs, filters, training, projection_shortcut, strides,
+                       data_format, decay=BATCH_NORM_DECAY):
+  """Two 3x3 convolutions, each after BN and ReLU; arguments as for v1."""
+  shortcut = inputs
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
+  if projection_shortcut is not None:
+    shortcut = projection_shortcut(inputs)  # Of the pre-activated inputs.
+
+  inputs = conv2d_fixed_padding(inputs, filters, 3, strides, data_format)
+
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
+  inputs = conv2d_fixed_padding(inputs, filters, 3, 1, data_format)
+  return inputs + shortcut
+
+
+def _bottleneck_block_v1(inputs, filters, training, projection_shortcut,
+                         strides, data_format, decay=BATCH_NORM_DECAY):
+  """1x1, 3x3 (strided) and 1x1 convolution; the output has 4 x filters.
+
+  Arguments as for `_building_block_v1`.
+  """
+  shortcut = inputs
+  if projection_shortcut is not None:
+    shortcut = batch_norm(projection_shortcut(inputs), training, data_format,
+                          decay)
+
+  inputs = conv2d_fixed_padding(inputs, filters, 1, 1, data_format)
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
+
+  inputs = conv2d_fixed_padding(inputs, filters, 3, strides, data_format)
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
+
+  inputs = conv2d_fixed_padding(inputs, 4 * filters, 1, 1, data_format)
+  inputs = batch_norm(inputs, training, data_format, decay)
+  return tf.nn.relu(inputs + shortcut)
+
+
+def _bottleneck_block_v2(inputs, filters, training, projection_shortcut,
+                         strides, data_format, decay=BATCH_NORM_DECAY):
+  """The bottleneck with BN and ReLU before each convolution; as for v1."""
+  shortcut = inputs
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
+  if projection_shortcut is not None:
+    shortcut = projection_shortcut(inputs)  # Of the pre-activated inputs.
+
+  inputs = conv2d_fixed_padding(inputs, filters, 1, 1, data_format)
+
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
+  inputs = conv2d_fixed_padding(inputs, filters, 3, strides, data_format)
+
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
+  inputs = conv2d_fixed_padding(inputs, 4 * filters, 1, 1, data_format)
+  return inputs + shortcut
+
+
+def block_layer(inputs, filters, bottleneck, block_fn, blocks, strides,
+                training, name, data_format):
+  """A block layer: `blocks` blocks, the first of which strides and projects.
+
+  Args:
+    inputs: the map to read.
+    filters: of the blocks' first convolution.
+    bottleneck: whether the blocks are bottlenecks (4 x filters come out).
+    block_fn: one of the block functions above, or one with their arguments.
+    blocks: how many.
+    strides: of the first block.
+    training: whether BN uses the batch's statistics.
+    name: of the output tensor.
+    data_format: 'channels_first' or 'channels_last'.
+
+  Returns:
+    The output map.
+  """
+  filters_out = 4 * filters if bottleneck else filters
+
+  def projection_shortcut(inputs):
+    return conv2d_fixed_padding(inputs, filters_out, 1, strides, data_format)
+
+  inputs = block_fn(inputs, filters, training, projection_shortcut, strides,
+                    data_format)
+  for _ in range(1, blocks):
+    inputs = block_fn(inputs, filters, training, None, 1, data_format)
+  return tf.identity(inputs, name)
+
+
+def exit_head(feature_map, early_exit, num_classes, training, data_format,
+              decay=BATCH_NORM_DECAY):
+  """The classifier of an early exit (paper, section 4).
+
+  Args:
+    feature_map: the output of the exit's block layer, rank 4, static shape.
+    early_exit: a row of `EARLY_EXITS`.
+    num_classes: outputs, background class included.
+    training: whether the head's BN uses the batch's statistics.
+    data_format: 'channels_first' or 'channels_last'.
+    decay: of BN's moving averages.
+
+  Returns:
+    Logits [batch, num_classes].
+  """
+  feature_map.shape.assert_has_rank(4)
+  inputs = tf.nn.relu(batch_norm(feature_map, training, data_format, decay,
+                                 name=early_exit.map_norm))
+  sides = inputs.shape.as_list()
+  sides = sides[2:] if data_format == 'channels_first' else sides[1:3]
+  window = [side // cells for side, cells in zip(sides, early_exit.grid)]
+  inputs = tf.layers.average_pooling2d(
+      inputs, pool_size=window, strides=window, padding='VALID',
+      data_format=data_format)
+  # Channel-major in either format, index = (c * rows + y) * columns + x, as
+  # the published code flattens on a GPU: checkpoints do not depend on it.
+  if data_format == 'channels_last':
+    inputs = tf.transpose(inputs, [0, 3, 1, 2])
+  inputs = tf.layers.flatten(inputs)  # [batch, channels * rows * columns]
+  inputs = tf.layers.dense(inputs, HEAD_HIDDEN_UNITS, name=early_exit.hidden)
+  inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay,
+                                 name=early_exit.hidden_norm))
+  return tf.layers.dense(inputs, num_classes, name=early_exit.classifier)
+
+
+class Model(object):
+  """A ResNet, up to the deepest exit asked for."""
+
+  def __init__(self, resnet_size, bottleneck, num_classes, num_filters,
+               kernel_size, conv_stride, first_pool_size, first_pool_stride,
+               block_sizes, block_strides, resnet_version=DEFAULT_VERSION,
+               data_format=None, dtype=DEFAULT_DTYPE,
+               batch_norm_decay=BATCH_NORM_DECAY):
+    """Describes the network; nothing is built before the model is called.
+
+    Args:
+      resnet_size: the number that names the network, for messages.
+      bottleneck: whether blocks are bottlenecks.
+      num_classes: outputs, background class included.
+      num_filters: of the first convolution and first block layer; they double
+        with each block layer.
+      kernel_size: of the first convolution.
+      conv_stride: of the first convolution.
+      first_pool_size: of the max pool that follows it; None for no pool.
+      first_pool_stride: of that pool.
+      block_sizes: blocks in each block layer.
+      block_strides: of the first block of each block layer.
+      resnet_version: 1 or 2.
+      data_format: 'channels_first', 'channels_last', or None for what suits
+        this machine.
+      dtype: of the computation; variables are float32 always.
+      batch_norm_decay: of BN's moving averages.
+
+    Raises:
+      ValueError: the version or dtype does not exist.
+    """
+    if resnet_version not in (1, 2):
+      raise ValueError('resnet_version must be 1 or 2, not {!r}'.format(
+          resnet_version))
+    if dtype not in ALLOWED_TYPES:
+      raise ValueError('dtype must be one of {}, not {!r}'.format(
+          ALLOWED_TYPES, dtype))
+    if data_format is None:
+      # Not `is_built_with_cuda`: such a TensorFlow may have no GPU to use.
+      data_format = 'channels_first' if num_local_gpus() else 'channels_last'
+    self.resnet_size = resnet_size
+    self.resnet_version = resnet_version
+    self.bottleneck = bottleneck
+    self.block_fn = functools.partial({
+        (True, 1): _bottleneck_block_v1, (True, 2): _bottleneck_block_v2,
+        (False, 1): _building_block_v1, (False, 2): _building_block_v2,
+    }[bool(bottleneck), resnet_version], decay=batch_norm_decay)
+    self.data_format = data_format
+    self.num_classes = num_classes
+    self.num_filters = num_filters
+    self.kernel_size = kernel_size
+    self.conv_stride = conv_stride
+    self.first_pool_size = first_pool_size
+    self.first_pool_stride = first_pool_stride
+    self.block_sizes = block_sizes
+    self.block_strides = block_strides
+    self.dtype = dtype
+    self.batch_norm_decay = batch_norm_decay
+    self.pre_activation = resnet_version == 2
+
+  def __call__(self, inputs, training):
+    """Logits [batch, num_classes] of the network's own classifier.
+
+    Args:
+      inputs: float [batch, height, width, 3], preprocessed.
+      training: whether BN uses the batch's statistics.
+    """
+    return self.exit_logits(inputs, [FINAL_CLASSIFIER_ID], training, training)[
+        FINAL_CLASSIFIER_ID]
+
+  def exit_logits(self, inputs, classifier_ids, trunk_training, head_training):
+    """Builds the network as far as the deepest classifier asked for.
+
+    Args:
+      inputs: float [batch, height, width, 3], preprocessed.
+      classifier_ids: any of `CLASSIFIER_IDS`.
+      trunk_training: whether the trunk's BN uses the batch's statistics.
+      head_training: whether the early heads' BN does.
+
+    Returns:
+      An ordered dict from classifier to logits [batch, num_classes].
+    """
+    inputs.shape.assert_has_rank(4)
+    assert classifier_ids and set(classifier_ids) <= set(CLASSIFIER_IDS)
+    logits = collections.OrderedDict()
+    with tf.variable_scope(MODEL_SCOPE, custom_getter=self._variable_getter):
+      if self.data_format == 'channels_first':
+        inputs = tf.transpose(inputs, [0, 3, 1, 2])
+      inputs = self._initial_layers(inputs, trunk_training)
+      for index, blocks in enumerate(self.block_sizes):
+        inputs = block_layer(
+            inputs, self.num_filters * 2**index, self.bottleneck,
+            self.block_fn, blocks, self.block_strides[index], trunk_training,
+            'block_layer{}'.format(index + 1), self.data_format)
+        for k, early_exit in EARLY_EXITS.items():
+          if k in classifier_ids and early_exit.block_layer == index + 1:
+            logits[k] = tf.identity(
+                exit_head(inputs, early_exit, self.num_classes, head_training,
+                          self.data_format, self.batch_norm_decay),
+                'exit{}_logits'.format(k))
+        if len(logits) == len(set(classifier_ids)):
+          return logits
+      logits[FINAL_CLASSIFIER_ID] = self._final_layers(inputs, trunk_training)
+    return logits
+
+  def _initial_layers(self, inputs, training):
+    """First convolution (in v1 with BN and ReLU) and max pool."""
+    inputs = conv2d_fixed_padding(
+        inputs, self.num_filters, self.kernel_size, self.conv_stride,
+        self.data_format)
+    inputs = tf.identity(inputs, 'initial_conv')
+    if not self.pre_activation:
+      inputs = tf.nn.relu(batch_norm(inputs, training, self.data_format,
+                                     self.batch_norm_decay))
+    if self.first_pool_size:
+      inputs = tf.layers.max_pooling2d(
+          inputs, pool_size=self.first_pool_size,
+          strides=self.first_pool_stride, padding='SAME',
+          data_format=self.data_format)
+      inputs = tf.identity(inputs, 'initial_max_pool')
+    return inputs
+
+  def _final_layers(self, inputs, training):
+    """Mean over space and the network's own classifier."""
+    if self.pre_activation:
+      inputs = tf.nn.relu(batch_norm(inputs, training, self.data_format,
+                                     self.batch_norm_decay))
+    axes = [2, 3] if self.data_format == 'channels_first' else [1, 2]
+    inputs = tf.reduce_mean(inputs, axes, keepdims=True)
+    inputs = tf.identity(inputs, 'final_reduce_mean')
+    inputs = tf.squeeze(inputs, axes)  # [batch, channels]
+    inputs = tf.layers.dense(inputs, self.num_classes)
+    return tf.identity(inputs, 'final_dense')
+
+  def _variable_getter(self, getter, name, shape=None, dtype=DEFAULT_DTYPE,
+                       *args, **kwargs):
+    """Keeps variables in float32 and hands half-precision layers a cast."""
+    if dtype not in CASTABLE_TYPES:
+      return getter(name, shape, dtype, *args, **kwargs)
+    variable = getter(name, shape, tf.float32, *args, **kwargs)
+    return tf.cast(variable, dtype=dtype, name=name + '_cast')

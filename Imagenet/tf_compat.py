@@ -1,0 +1,104 @@
+"""TensorFlow 1.12 and 2.15 under one API, that of 1.12.
+
+The only file that knows of another version. `tf` is the 1.12 API everywhere;
+what the two releases do differently is a function here.
+"""
+
+import logging
+import os
+import warnings
+
+# Read when TensorFlow is loaded: no lines about CPU features and missing CUDA.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+import tensorflow  # pylint: disable=wrong-import-position
+
+IS_TF1 = tensorflow.__version__.startswith('1.')
+
+# No warning for each 1.x name used; this project uses them on purpose.
+from tensorflow.python.util import deprecation  # pylint: disable=wrong-import-position
+deprecation._PRINT_DEPRECATION_WARNINGS = False  # pylint: disable=protected-access
+warnings.filterwarnings('ignore', '`tf.layers', UserWarning)
+warnings.filterwarnings('ignore', 'To make it possible to preserve tf.data',
+                        UserWarning)
+
+if IS_TF1:
+  tf = tensorflow
+else:
+  from tensorflow.compat import v1 as tf
+  tf.disable_v2_behavior()
+
+
+# Lines of the Estimator that say nothing about this run.
+_UNINFORMATIVE = (
+    'Using config', 'Calling model_fn', 'Done calling model_fn', 'Graph was ',
+    'Running local_init_op', 'Done running local_init_op', 'Create Checkpoint',
+    'Calling checkpoint listeners', 'Inference Time', 'Saving dict for',
+    "Saving 'checkpoint_path'", 'Starting evaluation', 'Finished evaluation',
+    'Initialize variable', 'No assets', 'Assets added', 'Signatures ',
+    'SavedModel written', 'Restoring parameters', 'Initializing RunConfig',
+    'Not using Distribute', 'Configured nccl', 'batch_all_reduce', 'Using Mirr',
+    'Reduce to /', 'Error reported to Coordinator', 'Loss for final step',
+    'Device is available but', 'Finalize system',
+)
+
+
+def configure_logging():
+  """TensorFlow's log on stderr, one line per message, and only what matters."""
+  tf.logging.set_verbosity(tf.logging.INFO)
+  logger = logging.getLogger('tensorflow')
+  logger.propagate = False  # Else absl prints every line a second time.
+  logger.handlers = [logging.StreamHandler()]
+  logger.addFilter(
+      lambda record: not record.getMessage().startswith(_UNINFORMATIVE))
+
+
+def num_local_gpus():
+  """GPUs that this TensorFlow can use."""
+  if IS_TF1:
+    from tensorflow.python.client import device_lib
+    return sum(device.device_type == 'GPU'
+               for device in device_lib.list_local_devices())
+  return len(tensorflow.config.list_physical_devices('GPU'))
+
+
+def mirrored_strategy(devices, all_reduce_alg=None):
+  """MirroredStrategy over `devices`, such as ['/gpu:0', '/gpu:1'].
+
+  Args:
+    devices: one replica on each; all GPUs or all CPUs.
+    all_reduce_alg: 'nccl', 'hierarchical_copy' (the two that 1.12 has), or
+      None for the strategy's own choice. On CPUs there is only one way, and
+      naming it spares warnings that devices are missing, which they are not.
+  """
+  on_cpus = devices[0].startswith('/cpu')
+  if IS_TF1:
+    distribute = tf.contrib.distribute
+    if on_cpus:
+      reduction = distribute.ReductionToOneDeviceCrossTowerOps()
+    else:
+      reduction = all_reduce_alg and distribute.AllReduceCrossTowerOps(
+          all_reduce_alg, num_packs=len(devices))
+    return distribute.MirroredStrategy(
+        devices=devices, cross_tower_ops=reduction)
+  distribute = tf.distribute
+  if on_cpus:
+    reduction = distribute.ReductionToOneDevice()
+  else:
+    reduction = {
+        None: lambda: None,
+        'nccl': distribute.NcclAllReduce,
+        'hierarchical_copy': distribute.HierarchicalCopyAllReduce,
+    }[all_reduce_alg]()
+  return distribute.MirroredStrategy(devices, reduction)
+
+
+def private_threadpool(dataset, num_threads):
+  """Runs the parallel parts of `dataset` on `num_threads` threads of its own."""
+  if IS_TF1:
+    from tensorflow.contrib.data.python.ops import threadpool
+    return threadpool.override_threadpool(dataset, threadpool.PrivateThreadPool(
+        num_threads, display_name='input_pipeline_thread_pool'))
+  options = tf.data.Options()
+  options.threading.private_threadpool_size = num_threads
+  return dataset.with_options(options)
