@@ -1,0 +1,132 @@
+"""What the command lines of this folder share: errors, progress, safe files.
+
+Standard library only. The files of this folder work copied flat into another
+one, which is why nothing here comes from the rest of the project.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+
+
+class InputError(Exception):
+  """A wrong argument, file or folder: what is wrong, where, and the remedy.
+
+  `run` prints the message as one line. Any other exception is a defect of
+  these tools and keeps its traceback.
+  """
+
+
+class ArgumentParser(argparse.ArgumentParser):
+  """The standard parser, with errors of one line and exit status 1."""
+
+  def error(self, message):
+    raise InputError('{}; see --help'.format(message))
+
+
+def run(main):
+  """Runs `main()` and returns the exit status for `sys.exit`.
+
+  0: done. 1: an `InputError` or a file that cannot be read or written, said in
+  one line on stderr. 130: Ctrl-C, or SIGTERM as sent by batch schedulers;
+  both let `main` remove its unfinished files.
+  """
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    main()
+    return 0
+  except InputError as error:
+    message, status = str(error), 1
+  except OSError as error:
+    message, status = '{}: {}'.format(
+        error.filename or 'input or output', error.strerror or error), 1
+  except KeyboardInterrupt:
+    message, status = 'interrupted; run the command again to start over', 130
+  program = os.path.basename(sys.argv[0])
+  # A file name may hold a line break; the message stays one line.
+  print('{}: error: {}'.format(program, ' '.join(message.split())),
+        file=sys.stderr)
+  return status
+
+
+@contextlib.contextmanager
+def unfinished_file(path):
+  """Gives a temporary path that becomes `path` when the block ends normally.
+
+  If the block raises, the temporary file is removed and `path` stays as it
+  was. The temporary name starts with a dot, so that a pattern such as
+  'train-*' does not take it for a shard.
+
+  Args:
+    path: the final path; a file of this name is replaced.
+  """
+  folder, name = os.path.split(path)
+  temporary = os.path.join(folder, '.{}.unfinished'.format(name))
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  except BaseException:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+    raise
+
+
+class Progress(object):
+  """Counts work on a stream: done / total, rate, time left.
+
+  On a terminal one line is redrawn twice a second; elsewhere, say in a log
+  file, a line is added every 10 s. Use as a context manager.
+  """
+
+  def __init__(self, total, noun, stream=None, clock=time.monotonic):
+    """
+    Args:
+      total: int, how many steps there are.
+      noun: plural of what is counted, such as 'images'.
+      stream: a text stream; default stderr.
+      clock: a function that returns seconds.
+    """
+    self._total = total
+    self._noun = noun
+    self._stream = stream or sys.stderr
+    self._clock = clock
+    self._is_terminal = self._stream.isatty()
+    self._interval_seconds = 0.5 if self._is_terminal else 10.
+    self._done = 0
+    self._start = self._shown_at = clock()
+
+  def step(self):
+    self._done += 1
+    now = self._clock()
+    if now - self._shown_at >= self._interval_seconds:
+      self._shown_at = now
+      self._show(now)
+
+  def _show(self, now):
+    rate = self._done / max(now - self._start, 1e-9)
+    line = '{:,} / {:,} {}, {:,.0f}/s, {} left'.format(
+        self._done, self._total, self._noun, rate,
+        _duration((self._total - self._done) / rate))
+    # On a terminal: back to the first column, and clear what was longer.
+    frame = '\r{}\x1b[K' if self._is_terminal else '{}\n'
+    self._stream.write(frame.format(line))
+    self._stream.flush()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, exception_type, exception, traceback):
+    if self._is_terminal and self._done:
+      self._show(self._clock())
+      self._stream.write('\n')
+
+
+def _duration(seconds):
+  minutes, seconds = divmod(int(round(seconds)), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return '{} h {:02d} min'.format(hours, minutes)
+  return '{} min {:02d} s'.format(minutes, seconds)
