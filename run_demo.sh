@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The steps of the README on a small data set drawn here: data, records, a
+# small pretrained network, then steps 3 and 4 as published but for sizes,
+# paths and --num_gpus. Minutes on two cores, no GPU. Everything goes into
+# demo/ (or $DEMO_DIR); run again, it goes on from what is there.
+#
+#   ./run_demo.sh [tf1|tf2]
+set -euo pipefail
+
+if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+  exit
+fi
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+root=$PWD
+venv=$(./setup_env.sh "$@")
+# shellcheck disable=SC1091
+source "$venv/bin/activate"
+
+train_images=${TRAIN_IMAGES:-2200}
+validation_images=${VALIDATION_IMAGES:-800}
+image_size=${IMAGE_SIZE:-64}
+
+run() {  # Shows a command, as one would type it, and runs it.
+  printf '\n$ %s\n' "$*"
+  "$@"
+}
+
+mkdir -p "${DEMO_DIR:-demo}"
+demo=$(cd "${DEMO_DIR:-demo}" && pwd)
+
+# Step 1: the sources, copied flat, where the official network used to be.
+mkdir -p "$demo/resnet" "$demo/imagenet"
+cp Imagenet/*.py "$demo/resnet"
+
+# Step 2: archives like ImageNet's, then TFRecords.
+export IMAGENET_HOME=$demo/imagenet TRAIN_SHARDS=16 VALIDATION_SHARDS=4
+cp Imagenet_tools/*.* "$IMAGENET_HOME"
+cd "$IMAGENET_HOME"
+if [[ ! -e synset_labels.txt ]]; then
+  run python3 make_demo_dataset.py --output_dir . \
+    --train_images "$train_images" --validation_images "$validation_images"
+fi
+if [[ ! -e tf_records/dataset.json ]]; then
+  run ./preprocess_imagenet.sh
+fi
+
+# In place of the official checkpoint: two epochs at a high rate, one at a low.
+cd "$demo/resnet"
+trunk=checkpoints/resnet18_demo
+network=(-rv 2 -rs 18 --image_size "$image_size"
+  --data_dir "$IMAGENET_HOME/tf_records")
+run python3 imagenet_main.py --nois_cascaded --te 2 --base_lr 0.5 \
+  -ebe 2 --batch_norm_decay 0.9 --random_seed 1 -md "$trunk" "${network[@]}"
+run python3 imagenet_main.py --nois_cascaded --te 3 --base_lr 0.05 \
+  -ebe 3 --batch_norm_decay 0.9 --random_seed 1 -md "$trunk" "${network[@]}"
+
+# Step 3: evaluate clf2, fine-tune clf0 and clf1; each ends with its dumps.
+run python3 imagenet_main.py --eval_only --is_cascaded --classifier_id 2 \
+  --data_format channels_first -md checkpoints/clf2 -pmcp "$trunk" \
+  "${network[@]}" --num_gpus 0
+for classifier in 0 1; do
+  run python3 imagenet_main.py --fine_tune --te 2 --is_cascaded \
+    --classifier_id $classifier --data_format channels_first \
+    -md checkpoints/clf$classifier -pmcp "$trunk" \
+    "${network[@]}" --num_gpus 0
+done
+
+# Step 4: accuracies.
+cd "$root"
+run python3 analyze_imagenet_labels.py -dataset_path "$IMAGENET_HOME" \
+  -softmax_dir_to_validate_against "$demo/resnet/output_softmax"
+printf '\nDone in %d min %02d s.\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -1,0 +1,356 @@
+"""cascade/dumps.py: folders of dumps, of this project and as published."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+import softmax_dump
+from cascade import dumps
+from cascade.array_files import load_array
+from dump_folders import (best_classes, publish, random_softmaxes,
+                          write_split)
+from user_error import UserError
+
+NUM_IMAGES, NUM_CLASSES = 30, 8
+
+
+@pytest.fixture
+def three_parts(monkeypatch):
+  """Training dumps come in parts of 12, 5 and the remaining rows."""
+  monkeypatch.setattr(softmax_dump, 'TRAIN_PART_STARTS', (0, 12, 17))
+
+
+@pytest.fixture
+def folder(tmp_path, three_parts):
+  """A folder of classifier 1 over both splits, and its labels."""
+  for seed, split in enumerate(softmax_dump.SPLITS):
+    write_split(tmp_path, split, split_labels(split),
+                {1: split_softmaxes(split)})
+  return tmp_path
+
+
+def split_softmaxes(split):
+  return random_softmaxes(len(split), NUM_IMAGES, NUM_CLASSES)
+
+
+def split_labels(split):
+  return np.random.RandomState(len(split)).randint(
+      0, NUM_CLASSES, NUM_IMAGES).astype(np.int32)
+
+
+def opened(folder, split='train'):
+  return dumps.ClassifierDump(str(folder), 1, split)
+
+
+def edit(path, change):
+  """Replaces the array in `path` by what `change` makes of it."""
+  array = np.load(str(path))
+  changed = change(array)
+  np.save(str(path), array if changed is None else changed)
+
+
+def set_item(index, value):
+  return lambda array: array.__setitem__(index, value)
+
+
+# Reading across the parts.
+
+
+@pytest.mark.parametrize('split', softmax_dump.SPLITS)
+@pytest.mark.parametrize('published_protocol', [None, 0, 2, 3, 4])
+@pytest.mark.parametrize('max_rows', [1, 4, 100])
+def test_blocks_give_every_row_once_in_order(
+    folder, split, published_protocol, max_rows):
+  if published_protocol is not None:
+    publish(folder, folder, published_protocol)
+  dump = opened(folder, split)
+  assert (dump.num_images, dump.num_classes) == (NUM_IMAGES, NUM_CLASSES)
+  expected, next_row = split_softmaxes(split), 0
+  part_ends = [12, 17, 30] if split == 'train' else [30]
+  for rows, block in dump.blocks(max_rows):
+    assert rows.start == next_row
+    assert 0 < rows.stop - rows.start <= max_rows
+    assert not any(rows.start < end < rows.stop for end in part_ends)
+    assert block.dtype == np.float32 and block.dtype.isnative
+    assert (block == expected[rows]).all()
+    next_row = rows.stop
+  assert next_row == NUM_IMAGES
+  assert dump.top5_classes.dtype == np.int64
+  assert (dump.top5_classes == best_classes(expected)).all()
+
+
+def test_parts_without_rows(tmp_path):
+  softmaxes = split_softmaxes('train')  # All of it ends in part 1.
+  write_split(tmp_path, 'train', split_labels('train'), {1: softmaxes})
+  for as_published in (False, True):
+    if as_published:
+      publish(tmp_path, tmp_path)
+    (rows, block), = opened(tmp_path).blocks()
+    assert (rows.start, rows.stop) == (0, NUM_IMAGES)
+    assert (block == softmaxes).all()
+
+
+def test_big_endian_blocks_are_made_native(folder):
+  edit(folder / 'clf1_all_probabilities.npy', lambda array: array.astype('>f4'))
+  (_, block), = opened(folder, 'validation').blocks()
+  assert block.dtype.isnative
+  assert (block == split_softmaxes('validation')).all()
+
+
+def test_blocks_of_a_pickle_are_aligned(folder):
+  softmaxes = split_softmaxes('validation')
+  content = pickle.dumps(softmaxes, 3)
+  mapped_alignments = []
+  for padding in (b'', b'\x80\x03'):  # A second PROTO shifts the data by 2.
+    path = folder / 'clf1_all_probabilities.npy'
+    path.write_bytes(padding + content)
+    mapped_alignments.append(load_array(str(path)).flags.aligned)
+    (_, block), = opened(folder, 'validation').blocks()
+    assert block.flags.aligned
+    assert (block == softmaxes).all()
+  assert not all(mapped_alignments)
+
+
+def test_opening_reads_few_rows_and_maps_the_rest(tmp_path):
+  """1.2 GB of softmaxes, nearly all of them a hole in the file."""
+  resource = pytest.importorskip('resource')
+  num_images, num_classes = 300000, 1001
+  small = np.ones((100, num_classes), np.float32)
+  head, tail = pickle.dumps(small, 3).split(small.tobytes())
+  assert head.endswith((small.nbytes).to_bytes(4, 'little'))
+  with open(str(tmp_path / 'clf1_all_probabilities.npy'), 'wb') as stream:
+    stream.write(head[:-4].replace(
+        b'Kd', b'J' + num_images.to_bytes(4, 'little')))
+    num_bytes = num_images * num_classes * 4
+    stream.write(num_bytes.to_bytes(4, 'little'))
+    stream.seek(num_bytes, os.SEEK_CUR)
+    stream.write(tail)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  dump = opened(tmp_path, 'validation')
+  rows, block = next(dump.blocks())
+  assert (dump.num_images, dump.num_classes) == (num_images, num_classes)
+  assert block.shape == (dumps.BLOCK_ROWS, num_classes)
+  kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+  assert kilobytes < 200000
+
+
+def test_a_top5_file_alone_is_enough(folder):
+  for part in range(1, 4):
+    (folder / 'clf1_train_{}of3_all_probabilities.npy'.format(part)).unlink()
+  dump = opened(folder)
+  assert dump.num_images == NUM_IMAGES
+  assert dump.num_classes is None
+  assert list(dump.blocks()) == []
+
+
+def test_probabilities_alone_are_enough(folder):
+  (folder / 'clf1_train_top5_classes.npy').unlink()
+  dump = opened(folder)
+  assert dump.top5_classes is None
+  assert sum(len(block) for _, block in dump.blocks()) == NUM_IMAGES
+
+
+def test_top5_file_may_order_equal_softmaxes_in_any_way(folder):
+  softmaxes = split_softmaxes('validation')
+  softmaxes[:, 2:7] = 0.125
+  np.save(str(folder / 'clf1_all_probabilities.npy'), softmaxes)
+  reverse = NUM_CLASSES - 1 - best_classes(softmaxes[:, ::-1])
+  assert (reverse != best_classes(softmaxes)).any()
+  np.save(str(folder / 'clf1_top5_classes.npy'), reverse)
+  assert (opened(folder, 'validation').top5_classes == reverse).all()
+
+
+@pytest.mark.parametrize('num_classes', [1, 2, 4])
+def test_fewer_classes_than_five(tmp_path, num_classes):
+  softmaxes = random_softmaxes(0, 6, num_classes)
+  write_split(tmp_path, 'validation', np.zeros(6), {1: softmaxes})
+  dump = opened(tmp_path, 'validation')
+  assert dump.top5_classes.shape == (6, num_classes)
+  assert not dumps.unfilled_top5(dump.top5_classes).any()
+
+
+# What is wrong with a folder.
+
+TRAIN_2OF3 = 'clf1_train_2of3_all_probabilities.npy'
+TRAIN_3OF3 = 'clf1_train_3of3_all_probabilities.npy'
+TRAIN_TOP5 = 'clf1_train_top5_classes.npy'
+
+
+@pytest.mark.parametrize('name,change,message', [
+    (TRAIN_2OF3, lambda array: array.astype(np.float64), 'float64'),
+    (TRAIN_2OF3, lambda array: array.astype(np.int32), 'int32'),
+    (TRAIN_2OF3, lambda array: array[0], r'float32 \(8,\)'),
+    (TRAIN_2OF3, lambda array: array[:, :0], r'float32 \(5, 0\)'),
+    (TRAIN_2OF3, lambda array: array[:, 1:], '7 classes, where .* has 8'),
+    (TRAIN_2OF3, set_item((3, 5), np.nan), 'row 3 holds NaN'),
+    (TRAIN_2OF3, lambda array: array[::-1], 'largest softmaxes'),
+    (TRAIN_TOP5, lambda array: array.astype(np.float32), 'float32'),
+    (TRAIN_TOP5, lambda array: array[:, 0], r'\(30,\)'),
+    (TRAIN_TOP5, lambda array: np.hstack([array, array]), r'\(30, 10\)'),
+    (TRAIN_TOP5, lambda array: array[:, :4], r'\(30, 4\) .* \(30, 5\)'),
+    (TRAIN_TOP5, lambda array: array[:-1], r'\(29, 5\) .* \(30, 5\)'),
+    (TRAIN_TOP5, set_item((13, 2), 8), 'row 13 holds 8, beyond the 8'),
+    (TRAIN_TOP5, set_item((13, 2), -1), 'row 13 holds -1'),
+    (TRAIN_TOP5, lambda array: array[:, ::-1], 'row 0 .* best first'),
+    (TRAIN_TOP5, set_item(14, 0), 'row 14 .* row 2 of .*_2of3_'),
+    (TRAIN_3OF3, lambda array: array[:-1], r'\(30, 5\) .* \(29, 5\)'),
+])
+def test_files_that_are_wrong_or_disagree(folder, name, change, message):
+  edit(folder / name, change)
+  with pytest.raises(UserError, match=message) as caught:
+    opened(folder)
+  assert '\n' not in str(caught.value)
+  assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize('as_published', [False, True])
+def test_truncated_probabilities(folder, as_published):
+  if as_published:
+    publish(folder, folder)
+  content = (folder / TRAIN_3OF3).read_bytes()
+  (folder / TRAIN_3OF3).write_bytes(content[:-50])
+  with pytest.raises(UserError, match=TRAIN_3OF3):
+    opened(folder)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_nan_beyond_the_checked_rows_is_found_when_it_is_read(
+    folder, monkeypatch, value):
+  monkeypatch.setattr(dumps, 'CHECKED_ROWS', 2)
+  edit(folder / TRAIN_3OF3, set_item((7, 0), value))
+  dump = opened(folder)
+  with pytest.raises(UserError, match=TRAIN_3OF3 + ': row 7 holds NaN'):
+    list(dump.blocks(3))
+
+
+@pytest.mark.parametrize('missing', [TRAIN_2OF3, 'all'])
+def test_missing_probabilities_are_named_with_their_step(folder, missing):
+  if missing == 'all':
+    for path in folder.glob('clf1_train_*'):
+      path.unlink()
+    missing = 'clf1_train_1of3_all_probabilities.npy'
+  else:
+    (folder / missing).unlink()
+  with pytest.raises(
+      UserError, match=missing + ': .*step 3, --classifier_id 1'):
+    opened(folder)
+
+
+def test_find_classifiers(folder):
+  assert dumps.find_classifiers(str(folder)) == [1]
+  np.save(str(folder / 'clf2_train_top5_classes.npy'), np.zeros((1, 5), int))
+  np.save(str(folder / 'clf0_all_probabilities.npy'), np.zeros((1, 5), 'f4'))
+  assert dumps.find_classifiers(str(folder)) == [0, 1, 2]
+
+
+def test_folder_without_dumps(tmp_path):
+  (tmp_path / 'clf0_all_probabilities.npy.clf0.unfinished').touch()
+  with pytest.raises(UserError, match='holds no dump .*step 3'):
+    dumps.find_classifiers(str(tmp_path))
+  with pytest.raises(UserError, match='no such folder'):
+    dumps.find_classifiers(str(tmp_path / 'absent'))
+
+
+# Labels.
+
+
+@pytest.fixture
+def label_folders(tmp_path):
+  for name in ('dataset', 'dumps'):
+    (tmp_path / name).mkdir()
+  return tmp_path / 'dataset', tmp_path / 'dumps'
+
+
+def save_labels(folder, labels):
+  np.save(str(folder / 'train_non_onehot.npy'), np.array(labels, np.int32))
+
+
+def read_labels(*folders):
+  return dumps.read_labels(*([str(folder) for folder in folders] + ['train']))
+
+
+def test_labels_of_either_folder(label_folders):
+  dataset, beside = label_folders
+  save_labels(beside, [3, 1])
+  assert read_labels(dataset, beside).classes.tolist() == [3, 1]
+  assert dumps.read_labels(None, str(beside), 'train').classes.tolist() == [
+      3, 1]
+  save_labels(dataset, [3, 1])
+  labels = read_labels(dataset, beside)
+  assert labels.classes.tolist() == [3, 1]
+  assert labels.classes.dtype == np.int64
+  assert labels.path == str(dataset / 'train_non_onehot.npy')
+  (beside / 'train_non_onehot.npy').unlink()
+  assert read_labels(dataset, beside).classes.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize('others,message', [
+    ([3, 1, 4, 2, 5], 'row 3 is 1 and 2'), ([3, 1, 4], '5 and 3 rows')])
+def test_labels_that_disagree(label_folders, others, message):
+  dataset, beside = label_folders
+  save_labels(dataset, [3, 1, 4, 1, 6])
+  save_labels(beside, others)
+  with pytest.raises(UserError, match=message) as caught:
+    read_labels(dataset, beside)
+  for folder in label_folders:
+    assert str(folder) in str(caught.value)
+
+
+def test_missing_labels_are_named_with_their_step(label_folders):
+  with pytest.raises(UserError,
+                     match='dataset/train_non_onehot.npy: .*step 2'):
+    read_labels(*label_folders)
+  with pytest.raises(UserError, match='dumps/train_non_onehot.npy: .*step 2'):
+    dumps.read_labels(None, str(label_folders[1]), 'train')
+
+
+def test_dataset_folder_must_exist(label_folders):
+  save_labels(label_folders[1], [3])
+  for absent in ('', str(label_folders[0] / 'absent')):
+    with pytest.raises(UserError, match='-dataset_path .*no such folder'):
+      read_labels(absent, label_folders[1])
+
+
+@pytest.mark.parametrize('labels,message', [
+    (np.zeros(3, np.float32), r'float32 \(3,\)'),
+    (np.zeros((3, 1), np.int32), r'int32 \(3, 1\)'),
+    (np.array([1, 2, -3], np.int32), 'row 2 holds -3'),
+    (np.array([1, 2**63 + 1], np.uint64), 'row 1 holds -'),
+])
+def test_labels_that_are_no_classes(label_folders, labels, message):
+  np.save(str(label_folders[0] / 'train_non_onehot.npy'), labels)
+  with pytest.raises(UserError, match='train_non_onehot.npy: .*' + message):
+    read_labels(*label_folders)
+
+
+def test_labels_that_do_not_fit_the_dump(folder):
+  dump = opened(folder)
+  labels = read_labels(folder, folder)
+  dump.check_labels(labels)
+  with pytest.raises(UserError, match='29 labels, .* 30 rows'):
+    dump.check_labels(labels._replace(classes=labels.classes[:-1]))
+  labels.classes[4] = NUM_CLASSES
+  with pytest.raises(UserError, match='row 4 holds 8, beyond the 8 classes'):
+    dump.check_labels(labels)
+
+
+# Rows that were never filled.
+
+
+def test_unfilled_rows_are_recognised():
+  softmaxes = np.array([[.5, .5, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1e-38]],
+                       np.float32)
+  assert dumps.unfilled_softmaxes(softmaxes).tolist() == [
+      False, True, False, False]
+  top5_classes = np.array([[0, 1, 2, 3, 4], [0] * 5, [0, 0, 0, 0, 1]])
+  assert dumps.unfilled_top5(top5_classes).tolist() == [False, True, False]
+
+
+def test_unfilled_rows_pass_the_checks(folder):
+  edit(folder / TRAIN_3OF3, set_item(slice(-2, None), 0))
+  edit(folder / TRAIN_TOP5, set_item(slice(-2, None), 0))
+  dump = opened(folder)
+  assert np.flatnonzero(dumps.unfilled_top5(dump.top5_classes)).tolist() == [
+      28, 29]

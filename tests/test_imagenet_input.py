@@ -1,0 +1,456 @@
+"""Tests of Imagenet/imagenet_input.py.
+
+Most of them read records that hold a number and nothing else, through a parser
+of their own; the others are JPEGs of one grey level that is their number.
+"""
+
+import collections
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_compat import tf
+
+import imagenet_input
+import imagenet_preprocessing
+import numpy_resnet
+import tiny_records
+from imagenet_shards import find_shards
+
+MEANS = np.array([123.68, 116.78, 103.94], np.float32)
+
+
+def batches_of(dataset, at_most=None):
+  """What a dataset yields, as NumPy arrays; `at_most` so many batches."""
+  endless = 1000  # More batches than any data set here has.
+  batches = []
+  iterator = dataset.make_initializable_iterator()
+  next_batch = iterator.get_next()
+  with tf.Session() as session:
+    session.run(iterator.initializer)
+    while at_most is None or len(batches) < at_most:
+      assert len(batches) < endless
+      try:
+        batches.append(session.run(next_batch))
+      except tf.errors.OutOfRangeError:
+        break
+  return batches
+
+
+def labels_of(batches):
+  return [int(label) for _, labels in batches for label in labels]
+
+
+def number_records(folder, split, images_per_shard):
+  """Shards of records that are their own number, as text."""
+  return tiny_records.write_shards(
+      str(folder), split,
+      [b'%d' % number for number in range(sum(images_per_shard))],
+      images_per_shard)
+
+
+def parse_number(raw_record, is_training, dtype):
+  """A parser of `number_records`: a black image, and the number as label."""
+  del is_training
+  number = tf.string_to_number(raw_record, tf.int32)
+  return tf.zeros([2, 2, 3], dtype), number
+
+
+def read_numbers(data_dir, is_training, batch_size, seed=1, at_most=None,
+                 **kwargs):
+  with tf.Graph().as_default():
+    tf.set_random_seed(seed)
+    return batches_of(imagenet_input.input_fn(
+        is_training, str(data_dir), batch_size, parse_record_fn=parse_number,
+        **kwargs), at_most)
+
+
+def grey_record(number, label=None, more=None):
+  """An 8 x 8 JPEG of grey level `number`; the label is its successor."""
+  stream = io.BytesIO()
+  Image.new('L', (8, 8), number).save(stream, 'JPEG', quality=100)
+  return tiny_records.make_record(
+      stream.getvalue(), number + 1 if label is None else label,
+      'grey_{}.JPEG'.format(number), more)
+
+
+def grey_shards(folder, split, images_per_shard):
+  return tiny_records.write_shards(
+      str(folder), split,
+      [grey_record(number) for number in range(sum(images_per_shard))],
+      images_per_shard)
+
+
+def grey_levels(batches):
+  """The grey level of each image, of which all pixels must be equal."""
+  levels = []
+  for images, _ in batches:
+    pixels = (images.astype(np.float32) + MEANS).reshape([len(images), -1])
+    assert np.ptp(pixels, axis=1).max() < 0.2
+    levels += [int(level) for level in np.rint(pixels[:, 0])]
+  return levels
+
+
+# ----------------------------------------------------------------------------
+# Reading order
+# ----------------------------------------------------------------------------
+def random_layouts(num_layouts):
+  """Images per shard: fewer and more shards than ten, some of them empty."""
+  rng = np.random.RandomState(0)
+  for _ in range(num_layouts):
+    num_shards = rng.choice([1, 2, 7, 9, 10, 11, 13, 20, 31])
+    yield rng.randint(0, rng.choice([2, 3, 9, 20]), num_shards).tolist()
+
+
+LAYOUTS = list(random_layouts(20)) + [
+    [40], [0, 0, 5], [3] * 10, [3] * 25, [9, 1] * 8, [1] * 10 + [0] * 7 + [2],
+    list(range(15)), list(range(15, 0, -1)), [0] * 12 + [6]]
+
+
+def test_reading_order_of_many_layouts(tmpdir):
+  for number, layout in enumerate(LAYOUTS):
+    folder = tmpdir.join(str(number), 'validation')
+    number_records(folder, 'validation', layout)
+    batch_size = (1, 3, 32)[number % 3]
+    batches = read_numbers(folder.dirname, False, batch_size)
+    order = tiny_records.reading_order(layout)
+    assert labels_of(batches) == order, layout
+    assert sorted(order) == list(range(sum(layout)))
+    # All batches are full except the last.
+    assert [len(labels) for _, labels in batches] == [
+        len(order[i:i + batch_size]) for i in range(0, len(order), batch_size)]
+
+
+def test_the_reference_of_the_reading_order():
+  """By hand: a shard that has ended loses its turn, then it is replaced."""
+  layout = [2, 1] + [3] * 8 + [2, 1]
+  first = [0, 2] + list(range(3, 27, 3))  # Of the ten shards in place.
+  assert tiny_records.reading_order(layout) == (
+      first +
+      [1] + [number + 1 for number in first[2:]] +  # Shard 1 has ended.
+      # Shard 0 has ended; shard 10 is in the place of shard 1.
+      [27] + [number + 2 for number in first[2:]] +
+      # Shard 11 is in the place of shard 0; the eight others have ended.
+      [29, 28])
+
+
+def test_reading_order_is_the_record_builders(tmpdir):
+  """Its label files have the row order of the dumps."""
+  builder = pytest.importorskip('build_imagenet_tfrecords')
+  for layout in LAYOUTS + [builder.images_per_shard(173, 16)]:
+    assert builder.reading_order(layout).tolist() == (
+        tiny_records.reading_order(layout))
+
+
+@pytest.mark.parametrize('split', ['validation', 'train'])
+@pytest.mark.parametrize('batch_size', [1, 7, 64])
+def test_evaluation_of_either_split(tmpdir, split, batch_size):
+  layout = [5, 0, 2, 9, 1, 4, 4, 3, 7, 6, 2, 5, 1]
+  paths = grey_shards(tmpdir, split, layout)
+  with tf.Graph().as_default():
+    batches = batches_of(imagenet_input.evaluation_dataset(
+        paths, batch_size, image_size=32))
+  order = tiny_records.reading_order(layout)
+  assert grey_levels(batches) == order
+  assert labels_of(batches) == [number + 1 for number in order]
+  images, labels = batches[0]
+  assert images.shape == (min(batch_size, len(order)), 32, 32, 3)
+  assert images.dtype == np.float32 and labels.dtype == np.int32
+
+
+@pytest.mark.parametrize('options', [
+    dict(), dict(num_parallel_batches=3),
+    dict(datasets_num_private_threads=1),
+    dict(datasets_num_private_threads=3, num_parallel_batches=2)])
+def test_threads_change_nothing(tmpdir, options):
+  layout = [15, 8, 19, 3] * 4
+  # Large images between small ones, which would overtake them.
+  sizes = [(400, 400) if i % 5 == 0 else (8, 8) for i in range(sum(layout))]
+  records = []
+  for number, size in enumerate(sizes):
+    stream = io.BytesIO()
+    Image.new('L', size, number).save(stream, 'JPEG', quality=100)
+    records.append(tiny_records.make_record(stream.getvalue(), number, 'grey'))
+  paths = tiny_records.write_shards(
+      str(tmpdir), 'validation', records, layout)
+  for _ in range(2):  # Repeated passes are equal.
+    with tf.Graph().as_default():
+      batches = batches_of(imagenet_input.evaluation_dataset(
+          paths, 8, image_size=32, **options))
+    order = tiny_records.reading_order(layout)
+    assert labels_of(batches) == order
+    assert grey_levels(batches) == order
+
+
+def test_threads_are_as_many_as_asked_for(tmpdir, monkeypatch):
+  paths = grey_shards(tmpdir, 'validation', [3])
+  asked = []
+  dataset_map = tf.data.Dataset.map
+
+  def spy_on_map(self, function, num_parallel_calls=None):
+    asked.append(num_parallel_calls)
+    return dataset_map(self, function, num_parallel_calls)
+
+  def spy_on_threads(dataset, num_threads):
+    asked.append(num_threads)
+    return dataset
+  monkeypatch.setattr(tf.data.Dataset, 'map', spy_on_map)
+  monkeypatch.setattr(imagenet_input, 'private_threadpool', spy_on_threads)
+  for function, first in ((imagenet_input.input_fn, (False, str(tmpdir))),
+                          (imagenet_input.evaluation_dataset, (paths,))):
+    with tf.Graph().as_default():
+      function(*first, batch_size=8)
+      function(*first, batch_size=8, num_parallel_batches=3,
+               datasets_num_private_threads=5)
+    assert asked == [8, 24, 5]
+    del asked[:]
+
+
+def test_repeated_evaluation_epochs_have_the_same_order(tmpdir):
+  layout = [5, 1, 0, 4]
+  number_records(tmpdir, 'validation', layout)
+  assert labels_of(read_numbers(tmpdir, False, 4, num_epochs=3)) == (
+      3 * tiny_records.reading_order(layout))
+
+
+def test_input_fn_evaluates_as_evaluation_dataset_does(tmpdir):
+  rows = tiny_records.make_data_set(
+      str(tmpdir), {'train': [2], 'validation': [4, 1, 6]}, 11)['validation']
+  with tf.Graph().as_default():
+    batches = batches_of(imagenet_input.input_fn(
+        False, str(tmpdir), 4, image_size=64, num_classes=11))
+    others = batches_of(imagenet_input.evaluation_dataset(
+        find_shards(str(tmpdir), 'validation'), 4, image_size=64))
+    jpeg = tf.placeholder(tf.string, [])
+    pixels = tf.image.decode_jpeg(jpeg, channels=3)
+    with tf.Session() as session:
+      references = [numpy_resnet.preprocess_for_eval(
+          session.run(pixels, {jpeg: row[0]}), 64) for row in rows]
+  assert labels_of(batches) == [label for _, label in rows]
+  np.testing.assert_allclose(
+      np.concatenate([images for images, _ in batches]), references, rtol=0,
+      atol=1e-4)
+  for (images, labels), (other_images, other_labels) in zip(batches, others):
+    np.testing.assert_array_equal(images, other_images)
+    np.testing.assert_array_equal(labels, other_labels)
+
+
+# ----------------------------------------------------------------------------
+# Padding, types, sizes
+# ----------------------------------------------------------------------------
+@pytest.mark.parametrize('num_padding_images', [0, 1, 3, 9])
+def test_padding_comes_at_the_end(tmpdir, num_padding_images):
+  grey_shards(tmpdir, 'validation', [4, 3])
+  with tf.Graph().as_default():
+    batches = batches_of(imagenet_input.input_fn(
+        False, str(tmpdir), 4, image_size=32,
+        num_padding_images=num_padding_images))
+  order = tiny_records.reading_order([4, 3])
+  assert labels_of(batches) == (
+      [number + 1 for number in order] + [-1] * num_padding_images)
+  images = np.concatenate([images for images, _ in batches])
+  assert images.shape == (7 + num_padding_images, 32, 32, 3)
+  assert images.dtype == np.float32
+  assert not images[7:].any()
+
+
+def test_half_precision_rounds_the_same_images(tmpdir):
+  rows = tiny_records.make_data_set(
+      str(tmpdir), {'train': [1], 'validation': [3, 4]}, 11)['validation']
+  def read(dtype):
+    with tf.Graph().as_default():
+      (images, labels), = batches_of(imagenet_input.input_fn(
+          False, str(tmpdir), 8, dtype=dtype, image_size=32,
+          num_padding_images=1))
+    assert labels.tolist() == [label for _, label in rows] + [-1]
+    return images
+  half = read(tf.float16)
+  assert half.dtype == np.float16
+  np.testing.assert_array_equal(half, read(tf.float32).astype(np.float16))
+
+
+def test_images_are_of_224_pixels_unless_told_otherwise(tmpdir):
+  grey_shards(tmpdir, 'validation', [1])
+  grey_shards(tmpdir, 'train', [1])
+  for is_training in (False, True):
+    with tf.Graph().as_default():
+      dataset = imagenet_input.input_fn(is_training, str(tmpdir), 2)
+      assert dataset.output_types == (tf.float32, tf.int32)
+      (images, _), = batches_of(dataset)
+    assert images.shape == (1, 224, 224, 3)
+
+
+# ----------------------------------------------------------------------------
+# Training
+# ----------------------------------------------------------------------------
+TRAIN_LAYOUT = [9, 4, 0, 7, 7, 1, 6, 5, 8, 3, 9, 2, 6]
+NUM_TRAIN = sum(TRAIN_LAYOUT)
+
+
+def test_an_epoch_of_training_has_every_image_once(tmpdir):
+  number_records(tmpdir, 'train', TRAIN_LAYOUT)
+  number_records(tmpdir, 'validation', [3])
+  drawn = labels_of(read_numbers(tmpdir, True, 8))
+  assert sorted(drawn) == list(range(NUM_TRAIN))
+  assert drawn != tiny_records.reading_order(TRAIN_LAYOUT)
+  # Shuffled throughout, not in part: neighbours come from anywhere.
+  assert np.abs(np.diff(drawn)).mean() > NUM_TRAIN / 5
+  assert labels_of(read_numbers(tmpdir, True, 8, seed=2)) != drawn
+
+
+def test_records_of_one_shard_are_shuffled(tmpdir):
+  number_records(tmpdir, 'train', [NUM_TRAIN])
+  drawn = labels_of(read_numbers(tmpdir, True, 8))
+  assert sorted(drawn) == list(range(NUM_TRAIN))
+  assert np.abs(np.diff(drawn)).mean() > NUM_TRAIN / 5
+
+
+def test_each_epoch_is_complete_and_drawn_anew(tmpdir):
+  number_records(tmpdir, 'train', TRAIN_LAYOUT)
+  drawn = np.reshape(labels_of(read_numbers(tmpdir, True, 8, num_epochs=3)),
+                     [3, NUM_TRAIN])
+  for epoch in drawn:
+    assert sorted(epoch) == list(range(NUM_TRAIN))
+  assert drawn[0].tolist() != drawn[1].tolist() != drawn[2].tolist()
+
+
+def test_training_without_end(tmpdir):
+  number_records(tmpdir, 'train', TRAIN_LAYOUT)
+  num_batches = 5 * NUM_TRAIN // 8
+  batches = read_numbers(tmpdir, True, 8, num_epochs=None, at_most=num_batches)
+  assert [len(labels) for _, labels in batches] == [8] * num_batches
+  times = collections.Counter(labels_of(batches))
+  assert sorted(times) == list(range(NUM_TRAIN))
+  assert set(times.values()) <= {4, 5}
+
+
+def test_shuffling_draws_from_all_shards_of_a_large_split(tmpdir, monkeypatch):
+  """With more records than the buffer holds, the shards' order is random."""
+  monkeypatch.setattr(imagenet_input, 'SHUFFLE_BUFFER_RECORDS', 10)
+  number_records(tmpdir, 'train', [4] * 50)
+  starts = set()
+  for seed in range(4):
+    drawn = labels_of(read_numbers(tmpdir, True, 16, seed=seed))
+    assert sorted(drawn) == list(range(200))
+    starts.update(number // 40 for number in drawn[:20])
+  assert len(starts) >= 4  # Of five groups of ten shards.
+
+
+def test_training_keeps_image_and_label_together(tmpdir):
+  grey_shards(tmpdir, 'train', [30, 30, 20])
+  with tf.Graph().as_default():
+    batches = batches_of(imagenet_input.input_fn(
+        True, str(tmpdir), 16, image_size=32, dtype=tf.float32,
+        num_parallel_batches=2))
+  assert sorted(grey_levels(batches)) == list(range(80))
+  assert labels_of(batches) == [level + 1 for level in grey_levels(batches)]
+
+
+# ----------------------------------------------------------------------------
+# Records
+# ----------------------------------------------------------------------------
+def parse(record, is_training=False, num_classes=1001, image_size=32):
+  with tf.Graph().as_default(), tf.Session() as session:
+    return session.run(imagenet_input.record_parser(image_size, num_classes)(
+        tf.constant(record), is_training, tf.float32))
+
+
+def test_parse_record_has_the_official_signature():
+  with tf.Graph().as_default(), tf.Session() as session:
+    for is_training in (False, True):
+      image, label = imagenet_input.parse_record(
+          tf.constant(grey_record(77)), is_training, tf.float16)
+      assert image.dtype == tf.float16 and label.dtype == tf.int32
+      assert image.shape.as_list() == [224, 224, 3]
+      assert label.shape.as_list() == []
+      pixels, number = session.run([image, label])
+      assert number == 78
+      np.testing.assert_allclose(
+          pixels + MEANS, np.full([224, 224, 3], 77.), atol=0.1)
+
+
+BOX_FEATURES = {'image/object/bbox/ymin': [0.1, 0.2],
+                'image/object/bbox/xmin': [0.3, 0.4],
+                'image/object/bbox/ymax': [0.5, 0.6],
+                'image/object/bbox/xmax': [0.7, 0.8]}
+
+
+@pytest.mark.parametrize('is_training', [False, True])
+@pytest.mark.parametrize('more', [
+    {}, BOX_FEATURES, {key: [] for key in BOX_FEATURES},
+    {'image/class/text': b'goldfish', 'image/class/synset': b'n01443537',
+     'image/height': 8, 'image/object/bbox/label': 5},
+    {'image/filename': None}])
+def test_records_of_other_builders(is_training, more):
+  image, label = parse(grey_record(9, label=5, more=more), is_training)
+  assert label == 5
+  np.testing.assert_allclose(
+      image + MEANS, np.full([32, 32, 3], 9.), atol=1e-3)
+
+
+@pytest.mark.parametrize('more, boxes', [
+    ({}, []), (BOX_FEATURES, [[0.1, 0.3, 0.5, 0.7], [0.2, 0.4, 0.6, 0.8]])])
+def test_boxes_reach_the_preprocessing(monkeypatch, more, boxes):
+  monkeypatch.setattr(
+      imagenet_preprocessing, 'preprocess_image',
+      lambda image_buffer, bbox, *args: bbox)
+  bbox, _ = parse(grey_record(9, more=more), is_training=True)
+  assert bbox.dtype == np.float32
+  np.testing.assert_allclose(bbox, np.reshape(boxes, [1, len(boxes), 4]))
+
+
+@pytest.mark.parametrize('label', [0, 1, 10])
+def test_labels_in_range(label):
+  assert parse(grey_record(9, label=label), num_classes=11)[1] == label
+
+
+@pytest.mark.parametrize('label, shown', [
+    (11, 11), (-1, -1), (2**31, 2**31), (2**32 + 1, 2**32 + 1),
+    (None, -1)])  # Without a label.
+def test_a_label_out_of_range_stops_with_label_and_image(tmpdir, label, shown):
+  records = [grey_record(number, label=number) for number in range(6)]
+  records[4] = grey_record(200, more={'image/class/label': label})
+  tiny_records.write_shards(str(tmpdir), 'validation', records, [6])
+  with tf.Graph().as_default():
+    dataset = imagenet_input.input_fn(
+        False, str(tmpdir), 3, image_size=32, num_classes=11)
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+      batches_of(dataset)
+  assert '[{}] [{}] [grey_200.JPEG]'.format(
+      imagenet_input.LABEL_OUT_OF_RANGE, shown) in raised.value.message
+
+
+def test_operations_of_a_parser_tell_what_they_parse_for():
+  with tf.Graph().as_default() as graph:
+    for is_training in (False, True):
+      first = len(graph.get_operations())
+      imagenet_input.parse_record(tf.constant(b''), is_training, tf.float32)
+      scope = imagenet_input.PARSER_SCOPES[is_training] + '/'
+      kinds = {op.type for op in graph.get_operations()[first:]
+               if op.name.startswith(scope)}
+      assert 'ExtractJpegShape' in kinds or not is_training
+      assert kinds & {'DecodeJpeg', 'DecodeAndCropJpeg'}
+      assert not [op.name for op in graph.get_operations()[first:]
+                  if not op.name.startswith(scope) and op.type != 'Const']
+
+
+# ----------------------------------------------------------------------------
+# Synthetic data
+# ----------------------------------------------------------------------------
+@pytest.mark.parametrize('dtype', [tf.float32, tf.float16])
+def test_synthetic_images_without_end(dtype):
+  synth_input_fn = imagenet_input.get_synth_input_fn(16, 24, 3, 11, dtype)
+  with tf.Graph().as_default():
+    batches = batches_of(synth_input_fn(
+        True, os.devnull, 20, num_epochs=1, num_parallel_batches=2), at_most=3)
+  assert len(batches) == 3
+  for images, labels in batches:
+    assert images.shape == (20, 16, 24, 3)
+    assert images.dtype == dtype.as_numpy_dtype
+    assert 40 < images.astype(np.float32).std() < 65
+    assert labels.shape == (20,) and labels.dtype == np.int32
+    assert labels.min() >= 0 and labels.max() < 11
+    assert len(set(labels.tolist())) > 1

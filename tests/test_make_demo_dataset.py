@@ -1,0 +1,150 @@
+"""The demonstration data: packed as ImageNet, repeatable, graded."""
+
+import collections
+import io
+import os
+import tarfile
+
+import numpy as np
+from PIL import Image
+import pytest
+
+import make_demo_dataset as demo
+
+FILES = (demo.TRAIN_ARCHIVE, demo.VALIDATION_ARCHIVE, demo.LABELS_FILE)
+
+
+def make(folder, *arguments):
+  assert demo.main(['--output_dir', str(folder), '--train_images', '60',
+                    '--validation_images', '35'] + list(arguments)) == 0
+  contents = []
+  for name in FILES:
+    with open(os.path.join(str(folder), name), 'rb') as written:
+      contents.append(written.read())
+  return contents
+
+
+def tar_members(content):
+  with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as tar:
+    return [(member.name, tar.extractfile(member).read()) for member in tar]
+
+
+def test_layout_is_that_of_imagenet(tmp_path):
+  train, validation, labels = make(tmp_path)
+  synsets = ['n{:08d}'.format(i) for i in range(1, 11)]
+  inner_tars = tar_members(train)
+  assert [name for name, _ in inner_tars] == [
+      synset + '.tar' for synset in synsets]
+  for synset, (_, content) in zip(synsets, inner_tars):
+    files = tar_members(content)
+    assert len(files) == 6
+    assert all(name.startswith(synset + '_') and name.endswith('.JPEG')
+               for name, _ in files)
+  assert [name for name, _ in tar_members(validation)] == [
+      'ILSVRC2012_val_{:08d}.JPEG'.format(i) for i in range(1, 36)]
+  counts = collections.Counter(labels.decode().splitlines())
+  assert sorted(counts) == synsets
+  assert sum(counts.values()) == 35
+  assert set(counts.values()) == {3, 4}
+  assert sorted(os.listdir(str(tmp_path))) == sorted(FILES)
+
+
+def test_kinds_of_image_are_those_of_imagenet(tmp_path):
+  train, validation, _ = make(tmp_path)
+  images = [Image.open(io.BytesIO(data)) for _, content in tar_members(train)
+            for _, data in tar_members(content)]
+  assert collections.Counter(
+      (image.format, image.mode) for image in images) == {
+          ('JPEG', 'RGB'): 55, ('JPEG', 'L'): 3, ('JPEG', 'CMYK'): 1,
+          ('PNG', 'RGB'): 1}
+  assert len({image.size for image in images}) > 20
+  modes = {Image.open(io.BytesIO(data)).mode
+           for _, data in tar_members(validation)}
+  assert modes == {'RGB', 'L'}
+
+
+def test_same_arguments_give_the_same_bytes(tmp_path):
+  first = make(tmp_path / 'first')
+  assert make(tmp_path / 'second') == first
+  other = make(tmp_path / 'other', '--seed', '1')
+  assert all(a != b for a, b in zip(first, other))
+  # The validation split does not depend on the size of the other one.
+  more = make(tmp_path / 'more', '--train_images', '70')
+  assert more[1:] == first[1:] and more[0] != first[0]
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_nothing_is_overwritten(tmp_path, capsys, name):
+  (tmp_path / name).write_bytes(b'138 GB')
+  assert demo.main(['--output_dir', str(tmp_path)]) == 1
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1 and str(tmp_path / name) in error
+  assert (tmp_path / name).read_bytes() == b'138 GB'
+  assert os.listdir(str(tmp_path)) == [name]
+
+
+@pytest.mark.parametrize('arguments, word', [
+    ([], '--output_dir'),
+    (['--output_dir', 'x', '--train_images', '9'], '--train_images 9'),
+    (['--output_dir', 'x', '--validation_images', '0'],
+     '--validation_images 0'),
+    (['--output_dir', 'x', '--image_pixels', '5'], '--image_pixels 5'),
+    (['--output_dir', 'x', '--seed', '-3'], '--seed -3'),
+    (['--output_dir', '/proc/demo'], '/proc/demo'),
+])
+def test_wrong_arguments(tmp_path, capsys, monkeypatch, arguments, word):
+  monkeypatch.chdir(str(tmp_path))
+  assert demo.main(arguments) == 1
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1 and word in error
+  assert os.listdir(str(tmp_path)) == []
+
+
+def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+  def stop(*arguments):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(demo, 'write_validation_archive', stop)
+  assert demo.main(['--output_dir', str(tmp_path), '--train_images', '10']) \
+      == 130
+  assert os.listdir(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize('class_index', range(len(demo.SHAPES)))
+@pytest.mark.parametrize('difficulty', [0., 0.5, 1.])
+def test_image(class_index, difficulty):
+  image = demo.draw_image(
+      class_index, difficulty, np.random.RandomState(3), 60)
+  assert image.dtype == np.uint8
+  height, width, channels = image.shape
+  assert channels == 3 and 50 < height < 70 and 50 < width < 70
+  again = demo.draw_image(
+      class_index, difficulty, np.random.RandomState(3), 60)
+  np.testing.assert_array_equal(image, again)
+
+
+def test_classes_differ_in_shape_alone():
+  # The same draws: images differ where the shapes do, and nowhere else.
+  images = [demo.draw_image(i, 0., np.random.RandomState(5)).astype(np.int32)
+            for i in range(len(demo.SHAPES))]
+  for i, image in enumerate(images):
+    for other in images[:i]:
+      differs = np.abs(image - other).max(axis=-1) > 0
+      assert 0.01 < differs.mean() < 0.6
+
+
+def test_difficulty_drowns_the_shape():
+  """A shape stands out from noise and background less, the harder it is."""
+  def visibility(difficulty):
+    ratios = []
+    for seed in range(20):
+      disc, bars = (
+          demo.draw_image(i, difficulty, np.random.RandomState(seed)).astype(
+              np.float32).mean(axis=-1) for i in (0, 8))
+      # Same draws, so what differs is the shape: the gaps between the bars.
+      shape = np.abs(disc - bars)
+      ratios.append(shape.sum() / shape.size / disc.std())
+    return np.mean(ratios)
+
+  easy, medium, hard = visibility(0.), visibility(0.5), visibility(1.)
+  assert easy > 1.3 * medium and medium > 1.3 * hard

@@ -1,0 +1,145 @@
+"""Step 2 of the README: its commands, in a folder of archives."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import make_demo_dataset
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TOOLS = os.path.join(ROOT, 'Imagenet_tools')
+
+# Where Python has left a __pycache__, cp says that it leaves that folder out.
+STEP_2 = ('cp Imagenet_tools/* "$IMAGENET_HOME" 2>/dev/null; '
+          'cd "$IMAGENET_HOME"; ./preprocess_imagenet.sh')
+
+
+def run_bash(command, home, **variables):
+  environment = dict(os.environ, PYTHON=sys.executable, **variables)
+  for name in ('IMAGENET_HOME', 'PYTHONPATH'):
+    environment.pop(name, None)
+  if home is not None:
+    environment['IMAGENET_HOME'] = str(home)
+  process = subprocess.Popen(
+      ['bash', '-c', command], cwd=ROOT, env=environment,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+  output, error = process.communicate()
+  return process.returncode, output, error
+
+
+def contents(folder):
+  result = {}
+  for parent, _, names in os.walk(str(folder)):
+    for name in names:
+      path = os.path.join(parent, name)
+      with open(path, 'rb') as opened:
+        result[os.path.relpath(path, str(folder))] = opened.read()
+  return result
+
+
+@pytest.fixture
+def home(tmp_path):
+  folder = tmp_path / 'ImageNet 2012'  # A blank in the name.
+  assert make_demo_dataset.main([
+      '--output_dir', str(folder), '--train_images', '30',
+      '--validation_images', '20', '--image_pixels', '32']) == 0
+  return folder
+
+
+def check_error(result, *words):
+  status, output, error = result
+  assert status == 1 and output == ''
+  assert error.count('\n') == 1 and 'Traceback' not in error, error
+  for word in words:
+    assert word in error, error
+
+
+def test_published_commands(home):
+  before = contents(home)
+  status, output, error = run_bash(STEP_2, home)
+  assert status == 0, error
+  assert 'train: 30 images in 1,024 shards' in output
+  after = contents(home)
+  assert {name: after[name] for name in before} == before
+  for split, num_shards, num_images in (
+      ('train', 1024, 30), ('validation', 128, 20)):
+    assert sorted(os.listdir(str(home / 'tf_records' / split))) == [
+        '{}-{:05d}-of-{:05d}'.format(split, shard, num_shards)
+        for shard in range(num_shards)]
+    labels = np.load(str(home / (split + '_non_onehot.npy')))
+    assert labels.shape == (num_images,)
+    assert set(labels.tolist()) == set(range(1, 11))
+  dataset = json.loads(after[os.path.join('tf_records', 'dataset.json')]
+                       .decode())
+  assert dataset['num_classes'] == 11
+  assert dataset['num_images'] == {'train': 30, 'validation': 20}
+
+
+def test_shard_counts_and_further_options(home):
+  status, _, error = run_bash(
+      'Imagenet_tools/preprocess_imagenet.sh --seed 5 --labels_dir "{}"'.format(
+          home / 'labels'), home, TRAIN_SHARDS='3', VALIDATION_SHARDS='2')
+  assert status == 0, error
+  with open(str(home / 'tf_records' / 'dataset.json')) as dataset_file:
+    dataset = json.load(dataset_file)
+  assert dataset['num_shards'] == {'train': 3, 'validation': 2}
+  assert dataset['train_shuffle_seed'] == 5
+  assert sorted(os.listdir(str(home / 'labels'))) == [
+      'train_non_onehot.npy', 'validation_non_onehot.npy']
+
+
+def test_labels_under_the_published_name(home):
+  os.rename(str(home / 'synset_labels.txt'),
+            str(home / 'imagenet_2012_validation_synset_labels.txt'))
+  # In place, so that the copied labels do not take their place.
+  status, _, error = run_bash(
+      'Imagenet_tools/preprocess_imagenet.sh', home, TRAIN_SHARDS='3',
+      VALIDATION_SHARDS='2')
+  assert status == 0, error
+
+
+def test_errors_of_the_builder_pass_through(home):
+  os.remove(str(home / 'synset_labels.txt'))
+  # What is left are ImageNet's own labels, 50,000 for 20 images.
+  check_error(run_bash(STEP_2, home), '50,000 labels', 'holds 20 images')
+
+
+def test_home_is_not_set():
+  check_error(run_bash('Imagenet_tools/preprocess_imagenet.sh', None),
+              'IMAGENET_HOME')
+
+
+@pytest.mark.parametrize('name', [
+    'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar', 'synset_labels.txt'])
+def test_missing_file(home, name):
+  os.remove(str(home / name))
+  check_error(
+      run_bash('Imagenet_tools/preprocess_imagenet.sh', home),
+      'imagenet_2012_validation_synset_labels.txt'
+      if name == 'synset_labels.txt' else name)
+  assert not os.path.exists(str(home / 'tf_records'))
+
+
+def test_script_without_its_siblings(home):
+  shutil.copy(os.path.join(TOOLS, 'preprocess_imagenet.sh'), str(home))
+  check_error(
+      run_bash('"$IMAGENET_HOME/preprocess_imagenet.sh"', home),
+      'build_imagenet_tfrecords.py')
+
+
+def test_python_that_is_not_there(home):
+  check_error(
+      run_bash('PYTHON=/nowhere/python Imagenet_tools/preprocess_imagenet.sh',
+               home), '/nowhere/python')
+
+
+def test_help_needs_nothing():
+  status, output, error = run_bash(
+      'Imagenet_tools/preprocess_imagenet.sh --help', None)
+  assert (status, error) == (0, '')
+  assert 'TRAIN_SHARDS' in output and 'set -euo' not in output

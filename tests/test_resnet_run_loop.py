@@ -1,0 +1,370 @@
+"""Schedules, cycles, the model function's losses and steps."""
+
+import numpy as np
+import pytest
+
+import command_line
+import devices
+import imagenet_main
+import numpy_resnet
+import resnet_run_loop
+import rule_weights
+from small_network import DENSE, HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
+from small_network import is_average
+from tf_compat import tf
+from tiny_checkpoints import read_checkpoint, write_checkpoint
+
+MODES = tf.estimator.ModeKeys
+WEIGHT_DECAY = 1e-4
+
+
+def rule_values():
+  """Weights for the trunk and both heads of ResNet-18."""
+  return rule_weights.rule_variables(
+      rule_weights.cascade_variables(18, 2, NUM_CLASSES))
+
+
+# ------------------------------------------------------------------ schedules
+def learning_rates(learning_rate_fn, steps):
+  with tf.Graph().as_default(), tf.Session() as session:
+    step = tf.placeholder(tf.int64, [])
+    rate = learning_rate_fn(step)
+    return [session.run(rate, {step: value}) for value in steps]
+
+
+def schedule_of(monkeypatch, **params):
+  """The learning rate function that `imagenet_model_fn` passes on."""
+  monkeypatch.setattr(resnet_run_loop, 'resnet_model_fn',
+                      lambda **kwargs: kwargs)
+  arguments = imagenet_main.imagenet_model_fn(None, None, MODES.TRAIN, dict({
+      'dtype': tf.float32, 'resnet_size': 50, 'data_format': 'channels_last',
+      'resnet_version': 2, 'loss_scale': 1}, **params))
+  assert arguments['momentum'] == 0.9
+  assert arguments['weight_decay'] == WEIGHT_DECAY
+  return arguments['learning_rate_fn']
+
+
+def test_training_schedule(monkeypatch):
+  """0.128 for 256 images, 5 epochs of warm-up; falls at 30, 60, 80, 90.
+
+  An epoch has 1281167 / 256 = 5004.56 steps; the rate falls after the last
+  whole step of its epoch.
+  """
+  steps_and_rates = [
+      (0, 0.), (1, 0.128 / 25022), (12511, 0.064),
+      (25021, 0.128 * 25021 / 25022), (25022, 0.128), (25023, 0.128),
+      (150136, 0.128), (150137, 0.0128), (300273, 0.0128), (300274, 0.00128),
+      (400364, 0.00128), (400365, 0.000128), (450410, 0.000128),
+      (450411, 0.0000128), (10**7, 0.0000128)]
+  steps, rates = zip(*steps_and_rates)
+  np.testing.assert_allclose(learning_rates(
+      schedule_of(monkeypatch, batch_size=256, fine_tune=False), steps),
+                             rates, rtol=1e-5)
+
+
+def test_fine_tuning_schedule(monkeypatch):
+  """0.01 for 256 images, no warm-up; falls at 10, 20, 30, 40."""
+  steps_and_rates = [
+      (0, 0.01), (1, 0.01), (50045, 0.01), (50046, 0.001), (100091, 0.001),
+      (100092, 0.0001), (150136, 0.0001), (150137, 0.00001),
+      (200182, 0.00001), (200183, 0.000001), (10**7, 0.000001)]
+  steps, rates = zip(*steps_and_rates)
+  np.testing.assert_allclose(learning_rates(
+      schedule_of(monkeypatch, batch_size=256, fine_tune=True), steps),
+                             rates, rtol=1e-5)
+
+
+def test_schedule_scales_with_batch_and_data(monkeypatch):
+  rates = learning_rates(
+      schedule_of(monkeypatch, batch_size=32, fine_tune=True,
+                  num_train_images=320), [0, 100, 101, 200, 201])
+  np.testing.assert_allclose(
+      rates, [0.00125, 0.00125, 0.000125, 0.000125, 0.0000125], rtol=1e-5)
+  rates = learning_rates(
+      schedule_of(monkeypatch, batch_size=512, fine_tune=False,
+                  num_train_images=5120), [0, 25, 49, 50, 300, 301])
+  np.testing.assert_allclose(
+      rates, [0, 0.128, 0.25088, 0.256, 0.256, 0.0256], rtol=1e-5)
+
+
+def test_official_defaults_of_the_schedule():
+  """Base rate 0.1 and no warm-up; steps of int32 as well as of int64."""
+  learning_rate_fn = resnet_run_loop.learning_rate_with_decay(
+      batch_size=128, batch_denom=128, num_images=1280, boundary_epochs=[1, 2],
+      decay_rates=[1, 0.1, 0.01])
+  np.testing.assert_allclose(
+      learning_rates(learning_rate_fn, [0, 10, 11, 20, 21]),
+      [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
+  with tf.Graph().as_default(), tf.Session() as session:
+    assert session.run(learning_rate_fn(tf.constant(11))) == np.float32(0.01)
+
+
+def test_fewer_images_than_a_batch(monkeypatch):
+  """Epochs without a whole step: no division by zero, the rate falls on."""
+  rates = learning_rates(
+      schedule_of(monkeypatch, batch_size=256, fine_tune=False,
+                  num_train_images=13), [0, 1, 2, 5])
+  assert np.isfinite(rates).all()
+
+
+class FakeEstimator(object):
+  """Notes what it is asked; evaluation gives accuracies from a list."""
+
+  def __init__(self, accuracies=()):
+    self.calls = []
+    self._accuracies = iter(accuracies)
+    self._step = 0
+
+  def train(self, input_fn, hooks, max_steps):
+    self.calls.append(('train', max_steps))
+    self._step = max_steps
+
+  def evaluate(self, input_fn, steps, checkpoint_path):
+    self.calls.append(('evaluate', self._step))
+    return {'accuracy': next(self._accuracies, 0.), 'accuracy_top_5': 1.,
+            'global_step': self._step}
+
+
+def calls_of(folder, *args, **kwargs):
+  """What `_train_and_evaluate` asks of an Estimator: 12 images, batches of 4.
+
+  An epoch has 3 steps.
+  """
+  evaluate_last = kwargs.pop('evaluate_last', True)
+  estimator = FakeEstimator(**kwargs)
+  resnet_run_loop._train_and_evaluate(
+      command_line.parse('-md', folder, '-bs', 4, *args), estimator, None,
+      {'train': 12, 'validation': 8}, 1, evaluate_last)
+  return estimator.calls
+
+
+TRAIN_6 = [('train', 3), ('evaluate', 3), ('train', 6), ('evaluate', 6)]
+
+
+@pytest.mark.parametrize('args, calls', [
+    (['-te', 2], TRAIN_6),
+    (['-te', 2, '-ebe', 2], [('train', 6), ('evaluate', 6)]),
+    (['-te', 3, '-ebe', 2], [('train', 6), ('evaluate', 6), ('train', 9),
+                             ('evaluate', 9)]),
+    (['-te', 2, '-ebe', 100], [('train', 6), ('evaluate', 6)]),
+    (['-te', 90, '-mts', 1], [('train', 1), ('evaluate', 1)]),
+    (['-te', 90, '-mts', 3], [('train', 3), ('evaluate', 3)]),
+    (['-te', 90, '-mts', 5], [('train', 3), ('evaluate', 3), ('train', 5),
+                              ('evaluate', 5)]),
+    (['-te', 2, '-mts', 100], TRAIN_6),
+])
+def test_cycles(tmp_path, args, calls):
+  assert calls_of(tmp_path, *args) == calls
+
+
+@pytest.mark.parametrize('saved_step, args, calls', [
+    # In the middle of a cycle.
+    (2, ['-te', 2], TRAIN_6),
+    (4, ['-te', 2], [('train', 6), ('evaluate', 6)]),
+    # After a cycle; whether it was evaluated is not known.
+    (3, ['-te', 2], [('evaluate', 0), ('train', 6), ('evaluate', 6)]),
+    # Finished, by epochs or by steps, or beyond.
+    (6, ['-te', 2], [('evaluate', 0)]),
+    (5, ['-te', 90, '-mts', 5], [('evaluate', 0)]),
+    (7, ['-te', 2], [('evaluate', 0)]),
+    (7, ['-te', 90, '-mts', 5], [('evaluate', 0)]),
+    # More epochs than the first time.
+    (6, ['-te', 3], [('evaluate', 0), ('train', 9), ('evaluate', 9)]),
+])
+def test_cycles_of_a_run_that_goes_on(tmp_path, saved_step, args, calls):
+  write_checkpoint(tmp_path, {'global_step': np.int64(saved_step)}, saved_step)
+  assert calls_of(tmp_path, *args) == calls
+
+
+def test_stop_threshold(tmp_path):
+  calls = calls_of(tmp_path, '-te', 90, '--stop_threshold', 0.75,
+                   accuracies=[0.5, 0.7499, 0.75, 1.])
+  assert calls == [('train', 3), ('evaluate', 3), ('train', 6),
+                   ('evaluate', 6), ('train', 9), ('evaluate', 9)]
+  # The same command again finds that it has ended.
+  write_checkpoint(tmp_path, {'global_step': np.int64(9)}, 9)
+  assert calls_of(tmp_path, '-te', 90, '--stop_threshold', 0.75,
+                  accuracies=[0.75]) == [('evaluate', 0)]
+
+
+def test_no_last_evaluation_where_dumps_follow(tmp_path):
+  assert calls_of(tmp_path, '-te', 2, evaluate_last=False) == TRAIN_6[:-1]
+  write_checkpoint(tmp_path, {'global_step': np.int64(6)}, 6)
+  assert calls_of(tmp_path, '-te', 2, evaluate_last=False) == []
+
+
+# --------------------------------------------------------- the model function
+def call_model_fn(mode, images, labels, **params):
+  tf.train.create_global_step()
+  return imagenet_main.imagenet_model_fn(images, labels, mode, dict({
+      'dtype': tf.float32, 'resnet_size': 18, 'data_format': 'channels_last',
+      'batch_size': 256, 'resnet_version': 2, 'loss_scale': 1,
+      'fine_tune': False, 'num_classes': NUM_CLASSES}, **params))
+
+
+def initialize(session):
+  """Gives every variable that has one its value by rule."""
+  values = rule_values()
+  session.run(tf.global_variables_initializer(), {
+      variable.initial_value: values[variable.op.name]
+      for variable in tf.global_variables()
+      if variable.op.name in values and variable.op.name != 'global_step'})
+
+
+def some_images(count):
+  return (rule_weights.rule_images(count, IMAGE_SIZE, IMAGE_SIZE) -
+          np.array(numpy_resnet.CHANNEL_MEANS)).astype(np.float32)
+
+
+def slots():
+  """Names of the variables that the optimizer trains."""
+  return {variable.op.name[:-len('/Momentum')]
+          for variable in tf.global_variables()
+          if variable.op.name.endswith('/Momentum')}
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.float16])
+@pytest.mark.parametrize('fine_tune, classifier_id, trained', [
+    (True, 0, {name for name in HEAD0 if not is_average(name)}),
+    (True, 1, {name for name in rule_weights.head_variables(
+        1, 256, NUM_CLASSES) if not is_average(name)}),
+    (True, 2, DENSE),
+    (False, 2, {name for name in TRUNK if not is_average(name)}),
+])
+def test_what_is_trained(fine_tune, classifier_id, trained, dtype):
+  with tf.Graph().as_default() as graph:
+    call_model_fn(MODES.TRAIN, tf.zeros([2, IMAGE_SIZE, IMAGE_SIZE, 3]),
+                  tf.constant([1, 2]), fine_tune=fine_tune, dtype=dtype,
+                  classifier_id=classifier_id)
+    assert slots() == trained
+    assert len(trained) > 1
+    # Updates of moving averages: of the head alone, if the trunk is frozen.
+    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    num_norms = sum('FusedBatchNorm' in op.type and
+                    'Grad' not in op.type for op in graph.get_operations())
+    assert len(updates) == {0: 4, 1: 4}.get(
+        classifier_id, 0 if fine_tune else 2 * num_norms)
+
+
+@pytest.mark.parametrize('fine_tune, classifier_id', [
+    (True, 0), (True, 2), (False, 2), (False, 1)])
+def test_loss_and_metrics_by_hand(fine_tune, classifier_id):
+  """Cross-entropy of the images; L2 of kernels and biases that are trained."""
+  images = some_images(6)
+  labels = np.array([3, 0, 10, 7, -1, -1], np.int32)  # The last two: padding.
+  with tf.Graph().as_default(), tf.Session() as session:
+    spec = call_model_fn(MODES.EVAL, tf.constant(images), tf.constant(labels),
+                         fine_tune=fine_tune, classifier_id=classifier_id)
+    initialize(session)
+    session.run(tf.local_variables_initializer())
+    loss, _ = session.run([spec.loss, {
+        name: update for name, (_, update) in spec.eval_metric_ops.items()}])
+    metrics = session.run({
+        name: value for name, (value, _) in spec.eval_metric_ops.items()})
+  values = rule_values()
+  softmax = numpy_resnet.softmaxes(values, images, 18, 2)[classifier_id][:4]
+  labels = labels[:4]
+  cross_entropy = -np.log(softmax[np.arange(4), labels]).mean()
+  prefix = ('resnet_model/cascaded{}_'.format(classifier_id)
+            if classifier_id < 2 else 'resnet_model/dense/')
+  decayed = [name for name in values if name.startswith(prefix) and
+             name.endswith(('/kernel', '/bias'))]
+  if not fine_tune:
+    # ResNet-18: a first convolution, and five in each block layer.
+    num_convolutions = {1: 1 + 5 * 3, 2: 1 + 5 * 4}[classifier_id]
+    decayed += ['resnet_model/conv2d{}/kernel'.format('_%d' % i if i else '')
+                for i in range(num_convolutions)]
+  l2_loss = sum((values[name].astype(np.float64)**2).sum() / 2
+                for name in decayed)
+  assert WEIGHT_DECAY * l2_loss > 1e-3  # Else it would not be seen.
+  np.testing.assert_allclose(loss, cross_entropy + WEIGHT_DECAY * l2_loss,
+                             rtol=1e-5)
+  best = np.argsort(-softmax, axis=1)
+  np.testing.assert_allclose(
+      metrics['accuracy'], (best[:, 0] == labels).mean(), atol=1e-6)
+  np.testing.assert_allclose(
+      metrics['accuracy_top_5'],
+      (best[:, :5] == labels[:, np.newaxis]).any(axis=1).mean(), atol=1e-6)
+  np.testing.assert_allclose(metrics['cross_entropy'], cross_entropy,
+                             rtol=1e-5)
+
+
+def step_of_head0(**params):
+  """One step of fine-tuning head 0: (before, after, gradients, rate)."""
+  with tf.Graph().as_default(), tf.Session() as session:
+    spec = call_model_fn(
+        MODES.TRAIN, tf.constant(some_images(6)),
+        tf.constant([3, 0, 10, 7, 1, 2]), fine_tune=True, classifier_id=0,
+        **params)
+    trained = [variable for variable in tf.trainable_variables()
+               if 'cascaded0' in variable.op.name]
+    gradients = tf.gradients(spec.loss, trained)
+    rate = tf.get_default_graph().get_tensor_by_name('learning_rate:0')
+    initialize(session)
+    before = session.run(tf.global_variables())
+    gradients, rate = session.run([gradients, rate])
+    session.run(spec.train_op)
+    after = session.run(tf.global_variables())
+    names = [variable.op.name for variable in tf.global_variables()]
+    return (dict(zip(names, before)), dict(zip(names, after)), dict(zip(
+        [variable.op.name for variable in trained], gradients)), rate)
+
+
+@pytest.mark.parametrize('loss_scale', [1, 128])
+def test_a_step_follows_the_gradient(loss_scale):
+  before, after, gradients, rate = step_of_head0(loss_scale=loss_scale)
+  assert rate == np.float32(0.01)
+  assert after['global_step'] == before['global_step'] + 1
+  for name in HEAD0 - set(gradients):
+    assert is_average(name) and not np.array_equal(before[name], after[name])
+  for name, gradient in gradients.items():
+    np.testing.assert_allclose(after[name], before[name] - rate * gradient,
+                               rtol=1e-4, atol=1e-7)
+    assert not np.array_equal(after[name], before[name])
+  for name in set(before) & TRUNK:
+    np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_a_step_in_half_precision_trains_the_head():
+  """The published filter, by the name 'dense', found no variable of a head."""
+  before, after, _, _ = step_of_head0(loss_scale=128, dtype=tf.float16)
+  single = step_of_head0()[1]
+  for name in HEAD0:
+    change = after[name] - before[name]
+    assert np.isfinite(change).all() and change.any(), name
+    if not is_average(name) and not name.endswith('cascaded0_fc0/bias'):
+      # About where single precision goes. (That bias has no gradient but
+      # rounding: batch normalization takes it out again.)
+      wanted = single[name] - before[name]
+      assert (change * wanted).sum() > 0.5 * (wanted**2).sum(), name
+
+
+def test_replicas_average_their_gradients(tmp_path):
+  """Two replicas with the same images do what one does with them."""
+  values = {name: value for name, value in rule_values().items()
+            if 'cascaded1' not in name}
+  values.update({name + '/Momentum': np.zeros_like(values[name])
+                 for name in HEAD0 if not is_average(name)})
+  images, labels = some_images(4), np.array([3, 0, 10, 7], np.int32)
+  trained = []
+  for num_replicas in (1, 2):
+    folder = tmp_path / str(num_replicas)
+    write_checkpoint(folder, values, 0)
+    flags_obj = command_line.parse('--cpu_replicas', num_replicas)
+    config = devices.run_config(
+        flags_obj, devices.resolve_devices(flags_obj, 0), 0, distributed=True)
+    tf.estimator.Estimator(
+        imagenet_main.imagenet_model_fn, str(folder), config, {
+            'dtype': tf.float32, 'resnet_size': 18, 'resnet_version': 2,
+            'data_format': 'channels_last', 'batch_size': 2560,
+            'loss_scale': 1, 'fine_tune': True, 'num_classes': NUM_CLASSES,
+            'classifier_id': 0}).train(
+                lambda: tf.data.Dataset.from_tensors(
+                    (images, labels)).repeat(), steps=2)
+    trained.append(read_checkpoint(folder / 'model.ckpt-2'))
+  one, two = trained
+  for name in HEAD0 - {'resnet_model/cascaded0_fc0/bias'}:
+    change = one[name] - values[name]
+    assert np.abs(change).max() > 1e-4, name
+    np.testing.assert_allclose(two[name] - values[name], change, rtol=0.02,
+                               atol=0.01 * np.abs(change).max())

@@ -1,0 +1,130 @@
+"""The dumps' softmaxes against an independent evaluation, to 1e-5.
+
+ResNet-50 v2 at 224 pixels with 1001 classes and weights made from a rule,
+through the published commands of step 3 and back from the dumps, next to
+float64 NumPy that knows nothing of our code. Both stacks must pass, so they
+agree with each other as well; where the other stack's environment is there,
+its dumps are made too and compared directly.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import command_line
+import numpy_resnet
+import rule_weights
+import softmax_dump
+import tiny_checkpoints
+import tiny_records
+from tf_compat import tf
+
+NUM_CLASSES = 1001
+SPLIT_SHARDS = {'train': [2, 1], 'validation': [5, 4]}
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  """A folder of records and a checkpoint of trunk and heads."""
+  folder = str(tmp_path_factory.mktemp('rule'))
+  rows = tiny_records.make_data_set(
+      os.path.join(folder, 'tf_records'), SPLIT_SHARDS, NUM_CLASSES)
+  variables = rule_weights.rule_variables(
+      rule_weights.cascade_variables(50, 2, NUM_CLASSES))
+  # One checkpoint holds everything: each command takes what it needs.
+  tiny_checkpoints.write_checkpoint(
+      os.path.join(folder, 'everything'), variables)
+  return folder, rows, variables
+
+
+def dump_arguments(folder, classifier_id, softmax_dir):
+  return ['--eval_only', '--is_cascaded', '--classifier_id', classifier_id,
+          '--data_format', 'channels_first', '-rv', '2', '-rs', '50',
+          '-md', os.path.join(folder, 'clf{}'.format(classifier_id)),
+          '-pmcp', os.path.join(folder, 'everything'),
+          '--data_dir', os.path.join(folder, 'tf_records'),
+          '--softmax_dir', softmax_dir, '--num_gpus', '0']
+
+
+@pytest.fixture(scope='module')
+def dumps(data):
+  folder, _, _ = data
+  softmax_dir = os.path.join(folder, 'output_softmax')
+  for k in range(3):
+    command_line.run(*dump_arguments(folder, k, softmax_dir))
+  return softmax_dir
+
+
+def read(softmax_dir, name):
+  return np.load(os.path.join(softmax_dir, name))
+
+
+def reference(rows, variables):
+  """float64 softmaxes of the images of `rows`, a dict from classifier."""
+  with tf.Graph().as_default(), tf.Session() as session:
+    encoded = tf.placeholder(tf.string, [])
+    # TensorFlow decodes: libjpeg's and Pillow's grey levels differ by a few.
+    decoded = tf.image.decode_jpeg(encoded, channels=3)
+    pixels = [session.run(decoded, {encoded: jpeg}) for jpeg, _ in rows]
+  images = np.stack([numpy_resnet.preprocess_for_eval(image)
+                     for image in pixels])
+  return numpy_resnet.softmaxes(variables, images)
+
+
+@pytest.mark.parametrize('split', ['validation', 'train'])
+def test_dumps_equal_numpy(data, dumps, split):
+  _, rows, variables = data
+  expected = reference(rows[split], variables)
+  for k in range(3):
+    dumped = np.concatenate([
+        read(dumps, name)
+        for name in softmax_dump.probabilities_file_names(k, split)])
+    assert dumped.dtype == np.float32
+    np.testing.assert_allclose(dumped, expected[k], rtol=0, atol=1e-5)
+    # Softmaxes worth comparing: no two images alike, nothing near uniform.
+    assert dumped.max(axis=1).min() > 20 / NUM_CLASSES
+    assert np.abs(dumped[0] - dumped[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize('split', ['validation', 'train'])
+def test_labels_and_top5_lie_beside(data, dumps, split):
+  _, rows, _ = data
+  labels = read(dumps, softmax_dump.labels_file_name(split))
+  assert labels.dtype == np.int32
+  assert labels.tolist() == [label for _, label in rows[split]]
+  for k in range(3):
+    probabilities = np.concatenate([
+        read(dumps, name)
+        for name in softmax_dump.probabilities_file_names(k, split)])
+    classes = read(dumps, softmax_dump.top5_classes_file_name(k, split))
+    best = np.argsort(-probabilities, axis=1, kind='mergesort')[:, :5]
+    np.testing.assert_array_equal(classes, best)
+    np.testing.assert_array_equal(
+        read(dumps, softmax_dump.top5_probabilities_file_name(k, split)),
+        np.take_along_axis(probabilities, best, axis=1))
+
+
+def test_other_stack_gives_the_same(data, dumps):
+  other = 'tf2' if sys.version_info < (3, 7) else 'tf1'
+  python = os.path.join(ROOT, '.venv-' + other, 'bin', 'python')
+  if not os.path.exists(python):
+    pytest.skip('.venv-{} is not there'.format(other))
+  folder, rows, _ = data
+  softmax_dir = os.path.join(folder, 'softmax_' + other)
+  for k in range(3):
+    subprocess.check_call(
+        [python, command_line.SCRIPT] + [
+            str(argument)
+            for argument in dump_arguments(folder, k, softmax_dir)],
+        stdin=subprocess.DEVNULL)
+  for name in os.listdir(dumps):
+    ours, theirs = read(dumps, name), read(softmax_dir, name)
+    if name.endswith('probabilities.npy'):
+      np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    elif 'top5_classes' not in name:  # Near ties may come in either order.
+      np.testing.assert_array_equal(ours, theirs)
+  assert len(os.listdir(dumps)) == len(os.listdir(softmax_dir)) == 2 + 3 * 8
