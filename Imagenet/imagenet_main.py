@@ -18,11 +18,14 @@ from absl import flags
 
 from tf_compat import configure_logging
 
+import cascade_record
 import imagenet_input
 import imagenet_preprocessing
+import network_cost
 import resnet_flags
 import resnet_model
 import resnet_run_loop
+import resnet_tables
 import softmax_dump
 from imagenet_input import NUM_CHANNELS, input_fn, parse_record
 from imagenet_shards import IMAGENET_NUM_CLASSES as NUM_CLASSES
@@ -33,20 +36,6 @@ from user_error import UserError
 
 DEFAULT_IMAGE_SIZE = imagenet_preprocessing.DEFAULT_IMAGE_SIZE
 DATASET_NAME = 'ImageNet'
-
-# Blocks in each block layer; from 50 on they are bottlenecks.
-_BLOCK_SIZES = {
-    18: [2, 2, 2, 2],
-    34: [3, 4, 6, 3],
-    50: [3, 4, 6, 3],
-    101: [3, 4, 23, 3],
-    152: [3, 8, 36, 3],
-    200: [3, 24, 36, 3],
-}
-_SMALLEST_BOTTLENECK_SIZE = 50
-
-# The last block layer halves the image for the fifth time.
-_IMAGE_SIZE_DIVISOR = 32
 
 # A fine-tuned classifier starts from a trunk that is good already, so it
 # learns slowly and without warm-up (paper, section 5; official code).
@@ -79,20 +68,20 @@ class ImagenetModel(resnet_model.Model):
     Raises:
       ValueError: there is no such network.
     """
-    if resnet_size not in _BLOCK_SIZES:
+    if resnet_size not in resnet_tables.BLOCK_SIZES:
       raise ValueError('resnet_size must be one of {}, not {!r}'.format(
-          sorted(_BLOCK_SIZES), resnet_size))
+          sorted(resnet_tables.BLOCK_SIZES), resnet_size))
     super(ImagenetModel, self).__init__(
         resnet_size=resnet_size,
-        bottleneck=resnet_size >= _SMALLEST_BOTTLENECK_SIZE,
+        bottleneck=resnet_size >= resnet_tables.SMALLEST_BOTTLENECK_SIZE,
         num_classes=num_classes,
-        num_filters=64,
-        kernel_size=7,
-        conv_stride=2,
+        num_filters=resnet_tables.NUM_FILTERS,
+        kernel_size=resnet_tables.FIRST_KERNEL_SIZE,
+        conv_stride=resnet_tables.FIRST_CONV_STRIDE,
         first_pool_size=3,
-        first_pool_stride=2,
-        block_sizes=_BLOCK_SIZES[resnet_size],
-        block_strides=[1, 2, 2, 2],
+        first_pool_stride=resnet_tables.FIRST_POOL_STRIDE,
+        block_sizes=resnet_tables.BLOCK_SIZES[resnet_size],
+        block_strides=resnet_tables.BLOCK_STRIDES,
         resnet_version=resnet_version,
         data_format=data_format,
         dtype=dtype,
@@ -157,7 +146,8 @@ def imagenet_model_fn(features, labels, mode, params):
 def define_imagenet_flags():
   """Defines all flags of this command line."""
   resnet_flags.define_resnet_flags(
-      resnet_size_choices=[str(size) for size in sorted(_BLOCK_SIZES)])
+      resnet_size_choices=[
+          str(size) for size in sorted(resnet_tables.BLOCK_SIZES)])
   flags.adopt_module_key_flags(resnet_flags)
   flags.DEFINE_float(
       'base_lr', None, lower_bound=0,
@@ -182,11 +172,17 @@ def run_imagenet(flags_obj):
   dataset, shards = DatasetInfo(NUM_CLASSES, NUM_IMAGES), {}
   if not flags_obj.use_synthetic_data:
     dataset, shards = _examine_data(flags_obj)
-  dump_passes = []
+  dump_passes, network = [], None
   if flags_obj.is_cascaded and not flags_obj.use_synthetic_data:
     softmax_dump.prepare_folder(
         flags_obj.softmax_dir, dataset.num_images, dataset.num_classes,
         num_classifiers=1)
+    network = network_cost.describe(
+        ImagenetModel(
+            int(flags_obj.resnet_size), 'channels_last', dataset.num_classes,
+            int(flags_obj.resnet_version)),
+        [image_size, image_size, NUM_CHANNELS])
+    cascade_record.check_folder(flags_obj.softmax_dir, network)
     dump_passes = [_dump_pass(flags_obj, split, shards[split], dataset)
                    for split in softmax_dump.SPLITS]
 
@@ -211,7 +207,8 @@ def run_imagenet(flags_obj):
             'trunk_batch_norm': flags_obj.trunk_batch_norm,
             'base_lr': flags_obj.base_lr,
         },
-        dump_passes=dump_passes)
+        dump_passes=dump_passes,
+        network=network)
 
 
 def _check_flags(flags_obj):
@@ -220,9 +217,10 @@ def _check_flags(flags_obj):
     raise UserError('--classifier_id {}: the classifiers are {}'.format(
         flags_obj.classifier_id,
         ', '.join(str(k) for k in resnet_model.CLASSIFIER_IDS)))
-  if flags_obj.image_size % _IMAGE_SIZE_DIVISOR or flags_obj.image_size <= 0:
+  if flags_obj.image_size <= 0 or (
+      flags_obj.image_size % resnet_tables.IMAGE_SIZE_DIVISOR):
     raise UserError('--image_size {}: must be a multiple of {}'.format(
-        flags_obj.image_size, _IMAGE_SIZE_DIVISOR))
+        flags_obj.image_size, resnet_tables.IMAGE_SIZE_DIVISOR))
   if flags_obj.eval_only and flags_obj.fine_tune:
     raise UserError('--eval_only and --fine_tune exclude each other')
   if flags_obj.clean and (flags_obj.eval_only or not flags_obj.train_epochs):

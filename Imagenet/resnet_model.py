@@ -13,6 +13,9 @@ import functools
 
 from tf_compat import num_local_gpus, tf
 
+from resnet_tables import CLASSIFIER_IDS, EARLY_EXITS, FINAL_CLASSIFIER_ID
+from resnet_tables import HEAD_HIDDEN_UNITS
+
 BATCH_NORM_DECAY = 0.997
 BATCH_NORM_EPSILON = 1e-5
 DEFAULT_VERSION = 2
@@ -21,24 +24,7 @@ CASTABLE_TYPES = (tf.float16,)
 ALLOWED_TYPES = (DEFAULT_DTYPE,) + CASTABLE_TYPES
 
 MODEL_SCOPE = 'resnet_model'
-HEAD_HIDDEN_UNITS = 1024
-
-# An early exit reads the output of block layer `block_layer`, pooled to a grid
-# of `grid` (rows, columns). The other fields name its layers in the published
-# checkpoints: BN of the map, dense, BN, dense to classes.
-EarlyExit = collections.namedtuple(
-    'EarlyExit', 'block_layer grid map_norm hidden hidden_norm classifier')
-EARLY_EXITS = collections.OrderedDict([
-    (0, EarlyExit(2, (2, 2), 'cascaded0_bn0', 'cascaded0_fc0',
-                  'cascaded0_bn00', 'cascaded0_fc00')),
-    (1, EarlyExit(3, (1, 2), 'cascaded1_bn1', 'cascaded1_fc1',
-                  'cascaded1_bn11', 'cascaded1_fc11')),
-])
-
-# The network's own classifier comes after the last block layer.
-FINAL_CLASSIFIER_ID = 2
 FINAL_CLASSIFIER_LAYER = 'dense'
-CLASSIFIER_IDS = tuple(EARLY_EXITS) + (FINAL_CLASSIFIER_ID,)
 
 
 def head_prefix(classifier_id):
@@ -225,7 +211,7 @@ def exit_head(feature_map, early_exit, num_classes, training, data_format,
 
   Args:
     feature_map: the output of the exit's block layer, rank 4, static shape.
-    early_exit: a row of `EARLY_EXITS`.
+    early_exit: a row of `resnet_tables.EARLY_EXITS`.
     num_classes: outputs, background class included.
     training: whether the head's BN uses the batch's statistics.
     data_format: 'channels_first' or 'channels_last'.
@@ -329,7 +315,7 @@ class Model(object):
 
     Args:
       inputs: float [batch, height, width, 3], preprocessed.
-      classifier_ids: any of `CLASSIFIER_IDS`.
+      classifier_ids: any of `resnet_tables.CLASSIFIER_IDS`.
       trunk_training: whether the trunk's BN uses the batch's statistics.
       head_training: whether the early heads' BN does.
 

@@ -10,6 +10,7 @@ import os
 
 from tf_compat import num_local_gpus, tf
 
+import cascade_record
 import imagenet_preprocessing
 import resnet_checkpoint
 import resnet_model
@@ -215,7 +216,7 @@ DumpPass = collections.namedtuple('DumpPass', 'split num_images dataset_fn')
 
 def resnet_main(flags_obj, model_function, input_function, dataset_name,
                 shape=None, num_images=None, model_params=None,
-                dump_passes=()):
+                dump_passes=(), network=None):
   """Trains, evaluates, dumps and exports, as the flags say.
 
   Args:
@@ -227,6 +228,7 @@ def resnet_main(flags_obj, model_function, input_function, dataset_name,
     num_images: a dict from split to count.
     model_params: for the model function, beside the official ones.
     dump_passes: `DumpPass`es, done last, into an existing --softmax_dir.
+    network: `cascade_record.Network` of the dumps; None where there are none.
 
   Returns:
     A dict of results: accuracies per split (fractions), global step.
@@ -298,6 +300,10 @@ def resnet_main(flags_obj, model_function, input_function, dataset_name,
     results[dump_pass.split] = _dump(
         make_estimator(distributed=False), evaluated_checkpoint, dump_pass,
         flags_obj.softmax_dir, params['classifier_id'], params['num_classes'])
+  if dump_passes:
+    cascade_record.write(flags_obj.softmax_dir, network,
+                         params['classifier_id'], evaluated_checkpoint,
+                         run['versions'])
   if flags_obj.export_dir:
     _export(make_estimator(distributed=False), evaluated_checkpoint,
             flags_obj.export_dir, shape, params['dtype'],

@@ -49,6 +49,13 @@ def top5_probabilities_file_name(classifier_id, split):
   return 'clf{}_{}top5_probabilities.npy'.format(classifier_id, _infix(split))
 
 
+def holds_dump(folder, classifier_id, split):
+  """Whether `folder` holds anything of a classifier's dump of `split`."""
+  names = probabilities_file_names(classifier_id, split) + [
+      top5_classes_file_name(classifier_id, split)]
+  return any(os.path.exists(os.path.join(folder, name)) for name in names)
+
+
 def _infix(split):
   return '' if split == 'validation' else 'train_'
 

@@ -1,4 +1,4 @@
-"""The network: names, shapes, cost and numbers of the trunk and its exits."""
+"""The network: names, shapes and numbers of the trunk and its exits."""
 
 import json
 import os
@@ -49,19 +49,6 @@ def ancestors(tensor):
       found.add(op)
       waiting.extend(tensor.op for tensor in op.inputs)
   return found
-
-
-def multiply_accumulates(ops):
-  """Of the convolutions and matrix products among `ops`, for one image."""
-  total = 0
-  for op in ops:
-    if op.type == 'Conv2D':
-      _, rows, columns, _ = op.outputs[0].shape.as_list()
-      height, width, channels_in, channels_out = op.inputs[1].shape.as_list()
-      total += rows * columns * height * width * channels_in * channels_out
-    elif op.type == 'MatMul':
-      total += int(np.prod(op.inputs[1].shape.as_list()))
-  return total
 
 
 @pytest.fixture(autouse=True)
@@ -157,18 +144,6 @@ def test_graph_stops_at_the_deepest_exit(graph, classifier_ids, deepest):
   for k in (0, 1):
     assert any('/cascaded{}_'.format(k) in name for name in names) == (
         k in classifier_ids)
-
-
-def test_multiply_accumulates(resnet50_at_224):
-  logits = resnet50_at_224[1]
-  needed = {k: ancestors(logits[k]) for k in logits}
-  to_exit0 = multiply_accumulates(needed[0])
-  to_exit1 = multiply_accumulates(needed[0] | needed[1])
-  to_exit2 = multiply_accumulates(needed[0] | needed[1] | needed[2])
-  assert to_exit0 == 1816683520
-  assert to_exit1 - to_exit0 == 1467458560
-  assert to_exit2 - to_exit1 == 811288576
-  assert multiply_accumulates(needed[2]) == 4089186304
 
 
 def test_exits_share_one_trunk(resnet50_at_224):

@@ -308,3 +308,15 @@ def test_a_write_that_fails_leaves_the_old_dump(tmp_path, limit):
   assert len(output.splitlines()) == 1
   assert '.npy: cannot be written (File too large)' in output
   assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize('split,name', [
+    (split, name) for split in softmax_dump.SPLITS
+    for name in softmax_dump.probabilities_file_names(1, split) + [
+        softmax_dump.top5_classes_file_name(1, split)]])
+def test_any_part_of_a_dump_counts(tmp_path, split, name):
+  (tmp_path / name).touch()
+  for k in (0, 1):
+    for other_split in softmax_dump.SPLITS:
+      assert softmax_dump.holds_dump(str(tmp_path), k, other_split) == (
+          (k, other_split) == (1, split))
