@@ -1,16 +1,21 @@
-"""Accuracy of each classifier of the cascade, from its dumped softmaxes.
+"""Accuracies, thresholds and cascades from dumped softmaxes: steps 4 to 7.
 
   python analyze_imagenet_labels.py -dataset_path $IMAGENET_HOME \\
-      -softmax_dir_to_validate_against <...>/output_softmax
+      -softmax_dir_to_validate_against <...>/output_softmax -output_dir OUT
 
-The options are the published ones, with one dash; two dashes work too. The
-results are written to stdout, all else to stderr.
+The options are the published ones, with one dash; two dashes work too. Without
+-output_dir the accuracies of step 4 are printed and nothing else is done. The
+results are written to stdout and to OUT, all else to stderr.
 """
 
 import argparse
+import fractions
 import sys
 
-from cascade import accuracy, dumps
+import numpy as np
+
+from cascade import (
+    accuracy, analysis, answers, dumps, extraction, macs, report)
 from user_error import UserError
 
 # In the order and under the names in which the published script prints them.
@@ -21,73 +26,168 @@ def parse_arguments(argv):
   """Parses the command line, without the program's name."""
   parser = argparse.ArgumentParser(
       description='Prints the top-1 and top-5 accuracy of each classifier '
-      'whose softmaxes were dumped (step 4 of the README).',
+      'whose softmaxes were dumped (step 4 of the README). With -output_dir it '
+      'also fits confidence thresholds, and writes cascade accuracy against '
+      'multiply-accumulates as tables and figures (steps 5 to 7).',
       allow_abbrev=False)
-  parser.add_argument(
-      '-softmax_dir_to_validate_against', '--softmax_dir_to_validate_against',
-      '-softmax_path', '--softmax_path', dest='softmax_dir', metavar='FOLDER',
-      required=True, help='the output_softmax folder that step 3 wrote')
-  parser.add_argument(
-      '-dataset_path', '--dataset_path', metavar='FOLDER',
+
+  def add(name, *aliases, **options):
+    parser.add_argument(
+        *[dashes + alias for alias in (name,) + aliases
+          for dashes in ('-', '--')], dest=options.pop('dest', name),
+        **options)
+
+  add('softmax_dir_to_validate_against', 'softmax_path', dest='softmax_dir',
+      metavar='FOLDER', required=True,
+      help='the output_softmax folder that step 3 wrote')
+  add('dataset_path', metavar='FOLDER',
       help='the folder of validation_non_onehot.npy and train_non_onehot.npy, '
       'usually $IMAGENET_HOME; where a file is not there, the labels beside '
       'the dumps are used')
-  parser.add_argument(
-      '-count_unfilled_rows', '--count_unfilled_rows', action='store_true',
+  add('output_dir', metavar='OUT',
+      help='turns on steps 5 to 7 and names the folder of their results')
+  add('metric', type=_choices(answers.METRICS), default=answers.METRICS,
+      metavar='top1,top5', help='which accuracies, separated by commas (both)')
+  add('method', type=_choices(analysis.METHODS), default=analysis.METHODS,
+      metavar=','.join(analysis.METHODS),
+      help='how thresholds are found (all): cst, per classifier, as in the '
+      'paper; global, one for all; ccst, per classifier and predicted class; '
+      'budgeted, from given exit shares, as in MSDNet; pareto, the best for '
+      'each cost')
+  add('epsilons', type=_percents, metavar='0,1,1.8',
+      help='accuracy that may be given up, in percent; in place of the three '
+      'below')
+  add('epsilon_low', type=float, default=0., metavar='PERCENT',
+      help='the lowest epsilon (0)')
+  add('epsilon_high', type=float, default=20., metavar='PERCENT',
+      help='the highest epsilon (20)')
+  add('num_epsilons', type=int, default=21, metavar='N',
+      help='evenly spaced values from the lowest to the highest (21)')
+  add('fit_on', choices=('train', 'validation'), default='train',
+      help='where thresholds are fitted: train (as in the paper; the '
+      'validation split judges), or one half of the validation split, chosen '
+      'at random with a fixed seed (the other half judges)')
+  add('macs', metavar='exact|published|FILE.json',
+      help='cost of each exit: exact (default), from cascade.json beside the '
+      'dumps or else ResNet-v2-50\'s; published, the spreadsheet of the paper; '
+      'or a file like cascade.json')
+  add('count_unfilled_rows', action='store_true',
       help='count rows that were never filled as answers of class 0; this '
       'gives the published figures from the published files, where the last '
       '80 validation and 143 training rows are such; without it they are left '
       'out')
-  return parser.parse_args(argv)
+  add('check_all_rows', action='store_true',
+      help='read all softmaxes also where the top-5 files make it needless, '
+      'and compare every row with them (a sample is compared otherwise)')
+  add('cache', action='store_true',
+      help='keep what is read from softmaxes without top-5 files in {} beside '
+      'them, so that the next run need not read them'.format(
+          extraction.CACHE_FOLDER))
+  arguments = parser.parse_args(argv)
+  if arguments.epsilons is None:
+    if arguments.num_epsilons < 1:
+      parser.error('-num_epsilons: at least 1')
+    arguments.epsilons = np.linspace(
+        arguments.epsilon_low, arguments.epsilon_high,
+        arguments.num_epsilons).tolist()
+  if not all(0 <= epsilon <= 100 for epsilon in arguments.epsilons):
+    parser.error('epsilons are percent, from 0 to 100')
+  arguments.epsilons = sorted(set(arguments.epsilons))
+  return arguments
 
 
-def measure(softmax_dir, dataset_path):
-  """Accuracy of every classifier in the folder over both splits.
+def _choices(known):
+  def parse(text):
+    chosen = text.replace(',', ' ').split()
+    unknown = sorted(set(chosen) - set(known))
+    if unknown or not chosen:
+      raise argparse.ArgumentTypeError('{!r}: choose from {}'.format(
+          text, ', '.join(known)))
+    return tuple(name for name in known if name in chosen)
+  return parse
 
-  All files are opened and checked before the first is read through.
+
+def _percents(text):
+  try:
+    return [float(fractions.Fraction(part)) for part in text.split(',')]
+  except (ValueError, ZeroDivisionError):
+    raise argparse.ArgumentTypeError(
+        '{!r}: numbers separated by commas, such as 0,1,1.8'.format(text))
+
+
+def open_dumps(softmax_dir, dataset_path, splits):
+  """Opens and checks all files before the first is read through.
 
   Args:
     softmax_dir: the folder of the dumps.
     dataset_path: the folder of the labels, or None.
+    splits: which splits are needed.
 
   Returns:
-    A dict from split to a dict from classifier to `accuracy.DumpAccuracy`,
-    both in the order of printing.
+    A dict from split to a list of `(classifier, ClassifierDump, labels)`,
+    labels int [images].
 
   Raises:
     UserError: a folder or file is missing or wrong.
   """
   classifier_ids = dumps.find_classifiers(softmax_dir)
-  opened = []
-  for split, _ in SPLIT_TITLES:
+  opened = {split: [] for split in splits}
+  for split in splits:
     labels = dumps.read_labels(dataset_path, softmax_dir, split)
     for k in classifier_ids:
       dump = dumps.ClassifierDump(softmax_dir, k, split)
       dump.check_labels(labels)
-      opened.append((split, k, dump, labels.classes))
-  measured = {split: {} for split, _ in SPLIT_TITLES}
-  for split, k, dump, classes in opened:
-    measured[split][k] = accuracy.dump_accuracy(dump, classes)
-  return measured
+      opened[split].append((k, dump, labels.classes))
+  dumps.check_same_classes(
+      [dump for split in splits for _, dump, _ in opened[split]])
+  return opened
+
+
+def read_answers(opened, need_confidences, use_cache, check_all_rows):
+  """Reads what the classifiers answer.
+
+  Args:
+    opened: as `open_dumps` returns it; emptied, so that no file stays mapped.
+    need_confidences: whether top-5 classes alone are not enough.
+    use_cache, check_all_rows: as in `extraction.read_top5`.
+
+  Returns:
+    Two dicts from split to a dict from classifier: its
+    `answers.ClassifierAnswers`, and its `accuracy.DumpAccuracy`; in the order
+    of printing.
+  """
+  read = {split: {} for split in opened}
+  measured = {split: {} for split in opened}
+  for split, of_split in opened.items():
+    while of_split:
+      k, dump, labels = of_split.pop(0)
+      if need_confidences or check_all_rows or dump.top5_classes is None:
+        top5 = extraction.read_top5(dump, use_cache, check_all_rows)
+      else:
+        top5 = extraction.Top5(dump.top5_classes, None)
+      read[split][k] = answers.classifier_answers(*top5, labels=labels)
+      measured[split][k] = accuracy.dump_accuracy(dump, read[split][k])
+  return read, measured
 
 
 def result_lines(measured, count_unfilled_rows):
-  """The lines of stdout, in the published form.
+  """The lines of step 4, in the published form.
 
   Args:
-    measured: as `measure` returns it.
+    measured: as `read_answers` returns it.
     count_unfilled_rows: whether rows never filled are counted.
 
   Returns:
     A list of str.
   """
   lines = []
-  for k in measured['train']:
+  for k in measured['validation']:
     lines.append('Classifier {}:'.format(k))
     for split, title in SPLIT_TITLES:
-      top1, top5 = _chosen(measured[split][k], count_unfilled_rows)
-      lines.append(' {} top-1:{:.4}'.format(title, top1))
-      lines.append(' {} top-5:{:.4}'.format(title, top5))
+      if split in measured:
+        top1, top5 = _chosen(measured[split][k], count_unfilled_rows)
+        lines.append(' {} top-1:{:.4}'.format(title, top1))
+        lines.append(' {} top-5:{:.4}'.format(title, top5))
   return lines
 
 
@@ -127,18 +227,85 @@ def _chosen(measured, count_unfilled_rows):
   return measured.top1, measured.top5
 
 
-def main(argv=None):
-  arguments = parse_arguments(argv)
-  try:
-    measured = measure(arguments.softmax_dir, arguments.dataset_path)
-  except UserError as error:
-    sys.exit('analyze_imagenet_labels.py: {}'.format(error))
+def run(arguments):
+  """Does what the command line asks for; the lines for stdout.
+
+  Raises:
+    UserError: something is wrong with the input or the output folder.
+  """
+  splits = [split for split, _ in SPLIT_TITLES]
+  if arguments.fit_on == 'validation' and not dumps.holds_split(
+      arguments.softmax_dir, 'train'):
+    splits.remove('train')
+  opened = open_dumps(arguments.softmax_dir, arguments.dataset_path, splits)
+  num_classes = opened['validation'][0][1].num_classes
+  cost = None
+  if arguments.output_dir:
+    cost = cost_of_output(
+        arguments, [k for k, _, _ in opened['validation']], num_classes)
+  read, measured = read_answers(opened, bool(cost), arguments.cache,
+                                arguments.check_all_rows)
   for split, accuracies in measured.items():
     note = unfilled_rows_note(
         split, accuracies, arguments.count_unfilled_rows)
     if note:
       print(note, file=sys.stderr)
-  print('\n'.join(result_lines(measured, arguments.count_unfilled_rows)))
+  lines = result_lines(measured, arguments.count_unfilled_rows)
+  if cost:
+    lines += write_cascade(arguments, read, measured, cost, num_classes)
+  return lines
+
+
+def cost_of_output(arguments, classifier_ids, num_classes):
+  """Checks, before the dumps are read, what steps 5 to 7 need.
+
+  Returns:
+    `macs.NetworkCost`.
+  """
+  report.check_output_dir(arguments.output_dir)
+  if len(classifier_ids) < 2:
+    raise UserError(
+        '-softmax_dir_to_validate_against {}: holds classifier {} alone; a '
+        'cascade takes two or more: dump the others (step 3)'.format(
+            arguments.softmax_dir, classifier_ids[0]))
+  return macs.network_cost(
+      arguments.macs, arguments.softmax_dir, classifier_ids, num_classes)
+
+
+def write_cascade(arguments, read, measured, cost, num_classes):
+  """Fits, judges and writes (steps 5 to 7); the lines for stdout."""
+  of_split = {split: list(classifiers.values())
+              for split, classifiers in read.items()}
+  if num_classes is None:  # Beyond the predicted ones nothing is looked up.
+    num_classes = 1 + max(int(one.predicted.max())
+                          for ones in of_split.values() for one in ones)
+
+  def analyse(count_unfilled_rows):
+    division = analysis.divide(
+        of_split, arguments.fit_on, count_unfilled_rows)
+    return division, analysis.analyse(
+        of_split, division, arguments.metric, arguments.method,
+        arguments.epsilons, num_classes, cost)
+
+  division, results = analyse(arguments.count_unfilled_rows)
+  other_results = None
+  if any(one.num_unfilled for accuracies in measured.values()
+         for one in accuracies.values()):
+    _, other_results = analyse(not arguments.count_unfilled_rows)
+  options = {name: value for name, value in vars(arguments).items()
+             if name != 'output_dir'}
+  return report.write_results(
+      arguments.output_dir, options, of_split, measured, division, results,
+      other_results, cost)
+
+
+def main(argv=None):
+  arguments = parse_arguments(argv)
+  try:
+    lines = run(arguments)
+  except UserError as error:
+    sys.exit('analyze_imagenet_labels.py: {}'.format(error))
+  print('\n'.join(lines))
 
 
 if __name__ == '__main__':

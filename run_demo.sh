@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The steps of the README on a small data set drawn here: data, records, a
-# small pretrained network, then steps 3 and 4 as published but for sizes,
+# small pretrained network, then steps 3 to 7 as on ImageNet but for sizes,
 # paths and --num_gpus. Minutes on two cores, no GPU. Everything goes into
 # demo/ (or $DEMO_DIR); run again, it goes on from what is there.
 #
@@ -67,8 +67,11 @@ for classifier in 0 1; do
     "${network[@]}" --num_gpus 0
 done
 
-# Step 4: accuracies.
+# Step 4: accuracies. Steps 5 to 7: thresholds, cascades and figures.
 cd "$root"
-run python3 analyze_imagenet_labels.py -dataset_path "$IMAGENET_HOME" \
-  -softmax_dir_to_validate_against "$demo/resnet/output_softmax"
-printf '\nDone in %d min %02d s.\n' $((SECONDS / 60)) $((SECONDS % 60))
+analysis=(python3 analyze_imagenet_labels.py -dataset_path "$IMAGENET_HOME"
+  -softmax_dir_to_validate_against "$demo/resnet/output_softmax")
+run "${analysis[@]}"
+run "${analysis[@]}" -output_dir "$demo/results"
+printf '\nDone in %d min %02d s. The figures are in %s.\n' \
+  $((SECONDS / 60)) $((SECONDS % 60)) "$demo/results"

@@ -54,6 +54,69 @@ def load_array(path):
                     .format(path, ' '.join(str(error).split())[:200]))
 
 
+class RowReader(object):
+  """Reads rows of an array that `load_array` mapped, without the mapping.
+
+  The pages of a mapping count as memory of this process once they are touched;
+  what is read into a small buffer does not.
+  """
+
+  def __init__(self, array):
+    """
+    Args:
+      array: float32 [rows, columns], as `load_array` returned it.
+    """
+    self._array = array
+    self._region = _file_region(array)
+
+  def read(self, start, stop, buffer):
+    """Reads rows `start` to `stop`.
+
+    Args:
+      start: the first row.
+      stop: the row behind the last.
+      buffer: float32 [at least stop - start, columns], overwritten.
+
+    Returns:
+      float32 [stop - start, columns], a view of `buffer`.
+
+    Raises:
+      UserError: the file has become shorter since it was opened.
+    """
+    rows = buffer[:stop - start]
+    if self._region is None:
+      rows[:] = self._array[start:stop]
+      return rows
+    path, offset = self._region
+    with open(path, 'rb', buffering=0) as stream:
+      stream.seek(offset + start * self._array.strides[0])
+      unread = memoryview(rows).cast('B')
+      while len(unread):
+        num_bytes = stream.readinto(unread)
+        if not num_bytes:
+          raise UserError('{}: was cut short while it was read; run the '
+                          'command again'.format(path))
+        unread = unread[num_bytes:]
+    return rows
+
+
+def _file_region(array):
+  """`(path, offset)` of an array's bytes if they lie in a file as in memory.
+
+  None where they do not: numbers held as text, other byte or axis orders.
+  """
+  mapped = array
+  while isinstance(mapped, np.ndarray) and not (
+      isinstance(mapped, np.memmap) and mapped.filename):
+    mapped = mapped.base
+  if mapped is None or not isinstance(mapped, np.memmap) or not (
+      array.dtype.isnative and array.flags.c_contiguous and array.size):
+    return None
+  return mapped.filename, mapped.offset + (
+      array.__array_interface__['data'][0] -
+      mapped.__array_interface__['data'][0])
+
+
 class _PickledDtype(object):
   """`numpy.dtype(name, ...)`, and the byte order that BUILD adds."""
 

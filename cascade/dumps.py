@@ -10,19 +10,21 @@ import os
 import numpy as np
 
 import softmax_dump
-from cascade.array_files import load_array
+from cascade.array_files import RowReader, load_array
+from resnet_tables import CLASSIFIER_IDS
 from user_error import UserError
 
-# The exits of the cascade, the network's own classifier last.
-CLASSIFIER_IDS = (0, 1, 2)
+# Rows in a block: 2 MB of float32 at 1001 classes, about what a cache holds.
+BLOCK_ROWS = 512
 
-# Rows in a block: 4 MB of float32 at 1001 classes, about what a cache holds.
-BLOCK_ROWS = 1024
+# How far the softmaxes of a row may sum up from 1: half-precision networks
+# round each of them.
+SUM_TOLERANCE = 5e-3
 
 # Softmax rows per file that are held against the top-5 file when both exist.
 CHECKED_ROWS = 100
 
-# `classes` int64 [images]; `path` is the file they were read from.
+# `classes` int32 [images]; `path` is the file they were read from.
 Labels = collections.namedtuple('Labels', 'classes path')
 
 
@@ -38,12 +40,9 @@ def find_classifiers(folder):
   if not os.path.isdir(folder):
     raise UserError('-softmax_dir_to_validate_against {!r}: no such folder; '
                     'step 3 makes it'.format(folder))
-  found = [
-      k for k in CLASSIFIER_IDS
-      if any(os.path.exists(os.path.join(folder, name))
-             for split in softmax_dump.SPLITS
-             for name in softmax_dump.probabilities_file_names(k, split) +
-             [softmax_dump.top5_classes_file_name(k, split)])]
+  found = [k for k in CLASSIFIER_IDS
+           if any(softmax_dump.holds_dump(folder, k, split)
+                  for split in softmax_dump.SPLITS)]
   if not found:
     raise UserError(
         '-softmax_dir_to_validate_against {!r}: holds no dump (such as {}); '
@@ -51,6 +50,23 @@ def find_classifiers(folder):
             folder, softmax_dump.probabilities_file_names(
                 CLASSIFIER_IDS[0], 'validation')[0]))
   return found
+
+
+def holds_split(folder, split):
+  """Whether `folder` holds a dump of `split`, of whichever classifier."""
+  return any(softmax_dump.holds_dump(folder, k, split) for k in CLASSIFIER_IDS)
+
+
+def check_same_classes(opened):
+  """Raises `UserError` unless all `ClassifierDump`s have as many classes."""
+  known = [dump for dump in opened if dump.num_classes is not None]
+  for dump in known:
+    if dump.num_classes != known[0].num_classes:
+      raise UserError(
+          '{}: softmaxes of {:,} classes, where {} has {:,}; the classifiers '
+          'of one cascade know the same classes'.format(
+              dump.path, dump.num_classes, known[0].path,
+              known[0].num_classes))
 
 
 def read_labels(dataset_folder, dump_folder, split):
@@ -112,11 +128,15 @@ class ClassifierDump(object):
 
   Attributes:
     name: for messages, the classifier and the split.
+    folder, classifier_id, split: where it is and what it is of.
     path: for messages, the file that gave `num_images`.
     num_images: rows.
     num_classes: columns of the softmax; None where only a top-5 file is there.
-    top5_classes: int64 [images, min(5, classes)], best first; None where
+    top5_classes: int32 [images, min(5, classes)], best first; None where
       there is no such file.
+    top5_probabilities: float32, of the same shape; None where there is no such
+      file.
+    has_softmaxes: whether the softmaxes are there.
   """
 
   def __init__(self, folder, classifier_id, split):
@@ -130,12 +150,16 @@ class ClassifierDump(object):
       UserError: a file is missing, damaged, or disagrees with another.
     """
     self.name = 'classifier {}, {}'.format(classifier_id, split)
+    self.folder = folder
+    self.classifier_id = classifier_id
+    self.split = split
     self._parts = self._open_parts(folder, classifier_id, split)
-    self.top5_classes = None
-    top5_path = os.path.join(
+    self.has_softmaxes = bool(self._parts)
+    self.top5_classes = self.top5_probabilities = None
+    self._top5_path = os.path.join(
         folder, softmax_dump.top5_classes_file_name(classifier_id, split))
-    if os.path.exists(top5_path):
-      self.top5_classes = _load_classes(top5_path, num_dimensions=2)
+    if os.path.exists(self._top5_path):
+      self.top5_classes = _load_classes(self._top5_path, num_dimensions=2)
     elif not self._parts:
       raise _missing_dump_error(os.path.join(
           folder, softmax_dump.probabilities_file_names(
@@ -144,11 +168,16 @@ class ClassifierDump(object):
       self.path = self._parts[0][0]
       self.num_images = sum(len(part) for _, part in self._parts)
       self.num_classes = self._parts[0][1].shape[1]
-      if self.top5_classes is not None:
-        self._check_top5(top5_path)
     else:
-      self.path = top5_path
+      self.path = self._top5_path
       self.num_images, self.num_classes = len(self.top5_classes), None
+    if self.top5_classes is not None:
+      if self._parts:
+        self._check_top5_classes()
+      self._open_top5_probabilities(os.path.join(
+          folder, softmax_dump.top5_probabilities_file_name(
+              classifier_id, split)))
+      self._check_top5_sample()
 
   def _open_parts(self, folder, classifier_id, split):
     """A list of (path, float32 [rows, classes]), or an empty list."""
@@ -171,33 +200,84 @@ class ClassifierDump(object):
       parts.append((path, part))
     return parts
 
-  def _check_top5(self, top5_path):
-    """Holds the top-5 file against a few rows of each softmax file.
+  def _open_top5_probabilities(self, path):
+    if not os.path.exists(path):
+      return
+    top5 = load_array(path)
+    if top5.dtype != np.float32 or top5.shape != self.top5_classes.shape:
+      raise UserError('{}: {} {}, where the classes beside it ask for float32 '
+                      '{}'.format(path, top5.dtype, top5.shape,
+                                  self.top5_classes.shape))
+    with np.errstate(invalid='ignore'):  # False where a value is NaN.
+      falls = top5[:, 1:] <= top5[:, :-1]
+      is_positive = top5[:, -1] >= 0
+      is_part = top5.sum(axis=1) <= 1 + SUM_TOLERANCE
+    if not (falls.all() and is_positive.all() and is_part.all()):
+      row = (falls.all(axis=1) & is_positive & is_part).argmin()
+      raise UserError(
+          '{}: row {:,} is {}, where the largest softmaxes are expected, best '
+          'first; remove this file, or dump this classifier again (step 3)'
+          .format(path, row, top5[row].tolist()))
+    self.top5_probabilities = top5
 
-    Values are compared, not classes: equal softmaxes have no order.
-    """
+  def _check_top5_classes(self):
     shape = (self.num_images, min(5, self.num_classes))
     if self.top5_classes.shape != shape:
       raise UserError('{}: {} where the softmaxes beside it ask for {}'.format(
-          top5_path, self.top5_classes.shape, shape))
-    _check_below(self.top5_classes, self.num_classes, top5_path)
+          self._top5_path, self.top5_classes.shape, shape))
+    _check_below(self.top5_classes, self.num_classes, self._top5_path)
+
+  def _check_top5_sample(self):
+    """Holds the top-5 files against a few rows of each softmax file."""
     start = 0
     for path, part in self._parts:
       rows = np.unique(np.linspace(
           0, max(len(part) - 1, 0), min(len(part), CHECKED_ROWS)).astype(int))
-      probabilities = part[rows]  # [checked, classes]
-      _check_finite(probabilities, rows, path)
-      best = np.sort(probabilities)[:, ::-1][:, :shape[1]]
-      claimed = np.take_along_axis(
-          probabilities, self.top5_classes[start + rows], axis=1)
-      differs = (best != claimed).any(axis=1)
-      if differs.any():
-        row = rows[differs.argmax()]
-        raise UserError(
-            '{}: row {:,} does not name the largest softmaxes, best first, of '
-            'row {:,} of {}; remove the file that is wrong'.format(
-                top5_path, start + row, row, path))
+      probabilities = np.empty((len(rows), self.num_classes), np.float32)
+      reader = RowReader(part)
+      for i, row in enumerate(rows):
+        reader.read(row, row + 1, probabilities[i:i + 1])
+      _check_softmaxes(probabilities, rows, path)
+      best = np.sort(probabilities)[:, ::-1][:, :5]
+      self.check_top5_rows(start + rows, probabilities, best)
       start += len(part)
+
+  def check_top5_rows(self, rows, probabilities, best):
+    """Holds the top-5 files, where there are any, against softmaxes.
+
+    Values are compared, not classes: equal softmaxes have no order.
+
+    Args:
+      rows: int [checked], rows of the split, or a slice of them.
+      probabilities: float32 [checked, classes], their softmaxes.
+      best: float32 [checked, 5], the largest of these, best first.
+
+    Raises:
+      UserError: a row differs.
+    """
+    if self.top5_classes is None:
+      return
+    claimed = np.take_along_axis(
+        probabilities, self.top5_classes[rows].astype(np.int64), axis=1)
+    differs = (best != claimed).any(axis=1)
+    if self.top5_probabilities is not None:
+      differs |= (best != self.top5_probabilities[rows]).any(axis=1)
+    if differs.any():
+      checked = np.arange(self.num_images)[rows]
+      row = checked[differs.argmax()]
+      path, part_row = self._softmax_row(row)
+      raise UserError(
+          '{}: row {:,} of the top-5 files does not name the largest softmaxes, '
+          'best first, of row {:,} of {}; remove the file that is wrong'.format(
+              self._top5_path, row, part_row, path))
+
+  def _softmax_row(self, row):
+    """`(path, row in it)` of a row of the split."""
+    for path, part in self._parts:
+      if row < len(part):
+        return path, row
+      row -= len(part)
+    raise IndexError(row)
 
   def check_labels(self, labels):
     """Checks that there is one label per row and none beyond the classes.
@@ -217,30 +297,34 @@ class ClassifierDump(object):
     if self.num_classes is not None:
       _check_below(labels.classes, self.num_classes, labels.path)
 
-  def blocks(self, max_rows=BLOCK_ROWS):
-    """Iterates over the softmaxes in row order, across the parts.
+  def blocks(self, start=0, stop=None, max_rows=BLOCK_ROWS):
+    """Iterates over softmaxes in row order, across the parts.
 
-    No block spans two parts. Two dumps with parts of the same lengths give
-    blocks of the same rows, so that `zip` walks classifiers side by side.
+    No block spans two parts.
 
     Args:
+      start: the first row of the split.
+      stop: the row behind the last; None: all.
       max_rows: rows in a block at most.
 
     Yields:
       `(rows, probabilities)`: the slice of the split's rows, and float32
-      [rows, classes], aligned and in native byte order.
+      [rows, classes], valid until the next is asked for.
 
     Raises:
-      UserError: a value is NaN or infinite.
+      UserError: a row is no softmax.
     """
+    stop = self.num_images if stop is None else stop
+    buffer = np.empty((max_rows, self.num_classes or 0), np.float32)
     part_start = 0
     for path, part in self._parts:
-      for start in range(0, len(part), max_rows):
-        block = np.require(
-            part[start:start + max_rows], np.float32, ['ALIGNED'])
-        _check_finite(block, np.arange(start, start + len(block)), path)
-        first = part_start + start
-        yield slice(first, first + len(block)), block
+      reader = RowReader(part)
+      first, last = max(start - part_start, 0), min(
+          stop - part_start, len(part))
+      for row in range(first, last, max_rows):
+        block = reader.read(row, min(row + max_rows, last), buffer)
+        _check_softmaxes(block, range(row, row + len(block)), path)
+        yield slice(part_start + row, part_start + row + len(block)), block
       part_start += len(part)
 
 
@@ -248,11 +332,6 @@ class ClassifierDump(object):
 # their last rows so. A softmax is never zero throughout, and no image has one
 # class in all of its five best places; label 0 alone proves nothing, since a
 # network of one's own may use class 0.
-
-
-def unfilled_softmaxes(probabilities):
-  """Which rows of float [rows, classes] were never filled; bool [rows]."""
-  return ~probabilities.any(axis=1)
 
 
 def unfilled_top5(top5_classes):
@@ -263,36 +342,45 @@ def unfilled_top5(top5_classes):
 
 
 def _load_classes(path, num_dimensions):
-  """Loads class numbers, [images] or [images, 1 to 5], as int64."""
+  """Loads class numbers, [images] or [images, 1 to 5], as int32."""
   array = load_array(path)
   shape = '[images]' if num_dimensions == 1 else '[images, at most 5]'
   if array.dtype.kind not in 'iu' or array.ndim != num_dimensions or (
       array.ndim == 2 and not 1 <= array.shape[1] <= 5):
     raise UserError('{}: {} {}, where classes are integers {}'.format(
         path, array.dtype, array.shape, shape))
-  classes = np.array(array, np.int64)
-  _refuse(classes < 0, classes, path, 'no class')
-  return classes
+  _refuse(array, 0, np.iinfo(np.int32).max, path, 'no class')
+  # Of this type it stays mapped.
+  return np.require(array, np.int32, ['ALIGNED'])
 
 
 def _check_below(classes, num_classes, path):
-  _refuse(classes >= num_classes, classes, path,
+  _refuse(classes, 0, num_classes - 1, path,
           'beyond the {:,} classes of the softmaxes'.format(num_classes))
 
 
-def _refuse(wrong, classes, path, reason):
-  if wrong.any():
-    where = tuple(np.argwhere(wrong)[0])
+def _refuse(classes, lowest, highest, path, reason):
+  if classes.size and (classes.min() < lowest or classes.max() > highest):
+    where = tuple(np.argwhere((classes < lowest) | (classes > highest))[0])
     raise UserError('{}: row {:,} holds {}, {}'.format(
         path, where[0], classes[where], reason))
 
 
-def _check_finite(probabilities, rows, path):
-  finite = np.isfinite(probabilities)
-  if not finite.all():
-    row = rows[(~finite).any(axis=1).argmax()]
-    raise UserError('{}: row {:,} holds NaN or infinity; dump this classifier '
-                    'again (step 3)'.format(path, row))
+def _check_softmaxes(probabilities, rows, path):
+  """Checks that each row sums up to 1, or was never filled."""
+  sums = probabilities.sum(axis=1)
+  with np.errstate(invalid='ignore'):  # False for NaN and infinity.
+    is_softmax = np.abs(sums - 1) <= SUM_TOLERANCE
+  if is_softmax.all():
+    return
+  for i in np.flatnonzero(~is_softmax):
+    if not np.isfinite(probabilities[i]).all():
+      raise UserError('{}: row {:,} holds NaN or infinity; dump this '
+                      'classifier again (step 3)'.format(path, rows[i]))
+    if probabilities[i].any():
+      raise UserError('{}: row {:,} sums up to {:.6g}, and a softmax to 1; '
+                      'dump this classifier again (step 3)'.format(
+                          path, rows[i], sums[i]))
 
 
 def _missing_dump_error(path, classifier_id):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cascade import accuracy, dumps
+from cascade import accuracy, dumps, extraction
+from cascade.answers import classifier_answers
 from dump_folders import best_classes, random_softmaxes
 import softmax_dump
 from user_error import UserError
@@ -23,40 +24,6 @@ def slow_hits(probabilities, labels):
   return top1, top5
 
 
-@pytest.mark.parametrize('num_classes', [1, 3, 5, 6, 40])
-def test_hits_from_probabilities_are_those_of_a_slow_loop(num_classes):
-  rng = np.random.RandomState(num_classes)
-  probabilities = rng.rand(300, num_classes).astype(np.float32)
-  labels = rng.randint(0, num_classes, 300)
-  top1, top5 = accuracy.hits_from_probabilities(probabilities, labels)
-  expected_top1, expected_top5 = slow_hits(probabilities, labels)
-  assert top1.tolist() == expected_top1
-  assert top5.tolist() == expected_top5
-  assert (top1 == (probabilities.argmax(axis=1) == labels)).all()
-
-
-def test_hits_are_those_of_a_slow_loop_where_many_softmaxes_are_equal():
-  rng = np.random.RandomState(0)
-  probabilities = rng.randint(0, 3, (500, 12)).astype(np.float32)
-  labels = rng.randint(0, 12, 500)
-  ranks = accuracy.label_ranks(probabilities, labels)
-  assert ranks.tolist() == [
-      slow_best(row).index(label) for row, label in zip(probabilities, labels)]
-  expected = slow_hits(probabilities, labels)
-  for hits in (accuracy.hits_from_probabilities(probabilities, labels),
-               accuracy.hits_from_top5_classes(
-                   best_classes(probabilities), labels)):
-    assert [column.tolist() for column in hits] == list(expected)
-
-
-def test_hits_from_top5_classes():
-  top5_classes = np.array([[3, 1, 2, 0, 7]] * 3)
-  top1, top5 = accuracy.hits_from_top5_classes(
-      top5_classes, np.array([3, 7, 4]))
-  assert top1.tolist() == [True, False, False]
-  assert top5.tolist() == [True, True, False]
-
-
 def opened(folder, probabilities=None, top5_classes=None):
   """A validation dump of classifier 0 with the files that are given."""
   if probabilities is not None:
@@ -68,32 +35,27 @@ def opened(folder, probabilities=None, top5_classes=None):
   return dumps.ClassifierDump(str(folder), 0, 'validation')
 
 
+def measure(dump, labels):
+  if dump.top5_classes is None:
+    top5 = extraction.read_top5(dump)
+  else:
+    top5 = extraction.Top5(dump.top5_classes, None)
+  return accuracy.dump_accuracy(
+      dump, classifier_answers(*top5, labels=labels))
+
+
 def test_top5_file_and_probabilities_give_the_accuracy_of_a_slow_loop(
-    tmp_path, monkeypatch):
-  monkeypatch.setattr(dumps.ClassifierDump.blocks, '__defaults__', (7,))
+    tmp_path):
   probabilities = random_softmaxes(1, 60, 9)
   labels = np.random.RandomState(2).randint(0, 9, 60)
   top1, top5 = slow_hits(probabilities, labels)
   assert 0 < sum(top1) < sum(top5) < 60
   expected = (60, 0) + 2 * (sum(top1) / 60., sum(top5) / 60.)
-  assert accuracy.dump_accuracy(
+  assert measure(
       opened(tmp_path, probabilities), labels) == pytest.approx(expected)
-  assert accuracy.dump_accuracy(
+  assert measure(
       opened(tmp_path, probabilities, best_classes(probabilities)),
       labels) == pytest.approx(expected)
-
-
-def test_with_a_top5_file_the_softmaxes_are_not_read_through(
-    tmp_path, monkeypatch):
-  probabilities = random_softmaxes(1, 20, 9)
-  dump = opened(tmp_path, probabilities, best_classes(probabilities))
-
-  def refuse(*_):
-    raise AssertionError('softmaxes were read')
-
-  monkeypatch.setattr(dumps.ClassifierDump, 'blocks', refuse)
-  labels = best_classes(probabilities)[:, 0].astype(np.int64)
-  assert accuracy.dump_accuracy(dump, labels).top1 == 1.0
 
 
 @pytest.mark.parametrize('source', ['probabilities', 'top5'])
@@ -112,13 +74,13 @@ def test_unfilled_rows_are_told_apart(tmp_path, source):
     dump = opened(tmp_path, top5_classes=top5_classes)
   else:
     dump = opened(tmp_path, probabilities)
-  assert accuracy.dump_accuracy(dump, labels) == pytest.approx(
+  assert measure(dump, labels) == pytest.approx(
       (10, 3, 3 / 7., 1.0, 5 / 10., 9 / 10.))
 
 
 def test_label_0_alone_is_not_an_unfilled_row(tmp_path):
   probabilities = np.array([[.6, .4], [.3, .7]], np.float32)
-  measured = accuracy.dump_accuracy(
+  measured = measure(
       opened(tmp_path, probabilities), np.array([0, 0]))
   assert measured.num_unfilled == 0
   assert measured.top1 == 0.5
@@ -136,7 +98,7 @@ def test_published_accuracies_with_and_without_the_80_lost_rows(
   top5_classes[:num_right, 0] = 17
   labels[-80:] = 0
   top5_classes[-80:] = 0
-  measured = accuracy.dump_accuracy(
+  measured = measure(
       opened(tmp_path, top5_classes=top5_classes), labels)
   assert measured.num_unfilled == 80
   assert round(measured.top1_with_unfilled, 4) == published
@@ -146,10 +108,10 @@ def test_published_accuracies_with_and_without_the_80_lost_rows(
 def test_a_dump_without_one_filled_row_is_an_error(tmp_path):
   dump = opened(tmp_path, np.zeros((4, 3), np.float32))
   with pytest.raises(UserError, match='none of its 4 rows was filled'):
-    accuracy.dump_accuracy(dump, np.zeros(4, int))
+    measure(dump, np.zeros(4, int))
 
 
 def test_a_dump_without_rows_is_an_error(tmp_path):
   dump = opened(tmp_path, np.zeros((0, 3), np.float32))
   with pytest.raises(UserError, match='none of its 0 rows'):
-    accuracy.dump_accuracy(dump, np.zeros(0, int))
+    measure(dump, np.zeros(0, int))

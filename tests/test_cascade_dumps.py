@@ -69,7 +69,7 @@ def test_blocks_give_every_row_once_in_order(
   assert (dump.num_images, dump.num_classes) == (NUM_IMAGES, NUM_CLASSES)
   expected, next_row = split_softmaxes(split), 0
   part_ends = [12, 17, 30] if split == 'train' else [30]
-  for rows, block in dump.blocks(max_rows):
+  for rows, block in dump.blocks(max_rows=max_rows):
     assert rows.start == next_row
     assert 0 < rows.stop - rows.start <= max_rows
     assert not any(rows.start < end < rows.stop for end in part_ends)
@@ -77,8 +77,17 @@ def test_blocks_give_every_row_once_in_order(
     assert (block == expected[rows]).all()
     next_row = rows.stop
   assert next_row == NUM_IMAGES
-  assert dump.top5_classes.dtype == np.int64
+  assert dump.top5_classes.dtype == np.int32
   assert (dump.top5_classes == best_classes(expected)).all()
+
+
+@pytest.mark.parametrize('start,stop', [(0, 0), (3, 12), (11, 18), (17, 30),
+                                        (0, 30)])
+def test_blocks_of_a_range_of_rows(folder, start, stop):
+  rows = [row for rows, block in opened(folder).blocks(start, stop, 4)
+          for row in range(rows.start, rows.stop)
+          if (block[row - rows.start] == split_softmaxes('train')[row]).all()]
+  assert rows == list(range(start, stop))
 
 
 def test_parts_without_rows(tmp_path):
@@ -155,6 +164,8 @@ def test_probabilities_alone_are_enough(folder):
 def test_top5_file_may_order_equal_softmaxes_in_any_way(folder):
   softmaxes = split_softmaxes('validation')
   softmaxes[:, 2:7] = 0.125
+  softmaxes[:, [0, 1, 7]] = 0.1, 0.2, 0.075
+  (folder / 'clf1_top5_probabilities.npy').unlink()
   np.save(str(folder / 'clf1_all_probabilities.npy'), softmaxes)
   reverse = NUM_CLASSES - 1 - best_classes(softmaxes[:, ::-1])
   assert (reverse != best_classes(softmaxes)).any()
@@ -176,6 +187,7 @@ def test_fewer_classes_than_five(tmp_path, num_classes):
 TRAIN_2OF3 = 'clf1_train_2of3_all_probabilities.npy'
 TRAIN_3OF3 = 'clf1_train_3of3_all_probabilities.npy'
 TRAIN_TOP5 = 'clf1_train_top5_classes.npy'
+TRAIN_TOP5_PROBABILITIES = 'clf1_train_top5_probabilities.npy'
 
 
 @pytest.mark.parametrize('name,change,message', [
@@ -196,6 +208,16 @@ TRAIN_TOP5 = 'clf1_train_top5_classes.npy'
     (TRAIN_TOP5, lambda array: array[:, ::-1], 'row 0 .* best first'),
     (TRAIN_TOP5, set_item(14, 0), 'row 14 .* row 2 of .*_2of3_'),
     (TRAIN_3OF3, lambda array: array[:-1], r'\(30, 5\) .* \(29, 5\)'),
+    (TRAIN_3OF3, lambda array: array * 1.02, 'row 0 sums up to 1.02'),
+    (TRAIN_TOP5_PROBABILITIES, lambda array: array.astype(np.float64),
+     r'float64 \(30, 5\), .* float32 \(30, 5\)'),
+    (TRAIN_TOP5_PROBABILITIES, lambda array: array[1:], r'\(29, 5\), '),
+    (TRAIN_TOP5_PROBABILITIES, set_item((8, 1), np.nan), 'row 8 is .*nan'),
+    (TRAIN_TOP5_PROBABILITIES, set_item((8, 0), 1.5), r'row 8 is \[1.5, '),
+    (TRAIN_TOP5_PROBABILITIES, set_item((8, 4), -1e-9), 'row 8 is '),
+    (TRAIN_TOP5_PROBABILITIES, lambda array: array[:, ::-1], 'row 0 is '),
+    (TRAIN_TOP5_PROBABILITIES, set_item((13, 4), 0),
+     'row 13 of the top-5 files .* row 1 of .*_2of3_'),
 ])
 def test_files_that_are_wrong_or_disagree(folder, name, change, message):
   edit(folder / name, change)
@@ -222,7 +244,7 @@ def test_nan_beyond_the_checked_rows_is_found_when_it_is_read(
   edit(folder / TRAIN_3OF3, set_item((7, 0), value))
   dump = opened(folder)
   with pytest.raises(UserError, match=TRAIN_3OF3 + ': row 7 holds NaN'):
-    list(dump.blocks(3))
+    list(dump.blocks(max_rows=3))
 
 
 @pytest.mark.parametrize('missing', [TRAIN_2OF3, 'all'])
@@ -280,7 +302,7 @@ def test_labels_of_either_folder(label_folders):
   save_labels(dataset, [3, 1])
   labels = read_labels(dataset, beside)
   assert labels.classes.tolist() == [3, 1]
-  assert labels.classes.dtype == np.int64
+  assert labels.classes.dtype == np.int32
   assert labels.path == str(dataset / 'train_non_onehot.npy')
   (beside / 'train_non_onehot.npy').unlink()
   assert read_labels(dataset, beside).classes.tolist() == [3, 1]
@@ -317,7 +339,7 @@ def test_dataset_folder_must_exist(label_folders):
     (np.zeros(3, np.float32), r'float32 \(3,\)'),
     (np.zeros((3, 1), np.int32), r'int32 \(3, 1\)'),
     (np.array([1, 2, -3], np.int32), 'row 2 holds -3'),
-    (np.array([1, 2**63 + 1], np.uint64), 'row 1 holds -'),
+    (np.array([1, 2**63 + 1], np.uint64), 'row 1 holds 9223'),
 ])
 def test_labels_that_are_no_classes(label_folders, labels, message):
   np.save(str(label_folders[0] / 'train_non_onehot.npy'), labels)
@@ -331,19 +353,16 @@ def test_labels_that_do_not_fit_the_dump(folder):
   dump.check_labels(labels)
   with pytest.raises(UserError, match='29 labels, .* 30 rows'):
     dump.check_labels(labels._replace(classes=labels.classes[:-1]))
-  labels.classes[4] = NUM_CLASSES
+  classes = labels.classes.copy()
+  classes[4] = NUM_CLASSES
   with pytest.raises(UserError, match='row 4 holds 8, beyond the 8 classes'):
-    dump.check_labels(labels)
+    dump.check_labels(labels._replace(classes=classes))
 
 
 # Rows that were never filled.
 
 
-def test_unfilled_rows_are_recognised():
-  softmaxes = np.array([[.5, .5, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1e-38]],
-                       np.float32)
-  assert dumps.unfilled_softmaxes(softmaxes).tolist() == [
-      False, True, False, False]
+def test_unfilled_top5_classes_are_recognised():
   top5_classes = np.array([[0, 1, 2, 3, 4], [0] * 5, [0, 0, 0, 0, 1]])
   assert dumps.unfilled_top5(top5_classes).tolist() == [False, True, False]
 
@@ -351,6 +370,7 @@ def test_unfilled_rows_are_recognised():
 def test_unfilled_rows_pass_the_checks(folder):
   edit(folder / TRAIN_3OF3, set_item(slice(-2, None), 0))
   edit(folder / TRAIN_TOP5, set_item(slice(-2, None), 0))
+  edit(folder / TRAIN_TOP5_PROBABILITIES, set_item(slice(-2, None), 0))
   dump = opened(folder)
   assert np.flatnonzero(dumps.unfilled_top5(dump.top5_classes)).tolist() == [
       28, 29]

@@ -1,5 +1,6 @@
-"""run_demo.sh: every step of the README, from archives to accuracies."""
+"""run_demo.sh: every step of the README, from archives to figures."""
 
+import json
 import os
 import re
 import subprocess
@@ -36,7 +37,7 @@ def test_steps_end_to_end(tmp_path):
               if line.startswith('$ ')]
   assert [re.search(r'\S+\.(py|sh)', command).group() for command in commands] \
       == ['make_demo_dataset.py', './preprocess_imagenet.sh'] + [
-          'imagenet_main.py'] * 5 + ['analyze_imagenet_labels.py']
+          'imagenet_main.py'] * 5 + ['analyze_imagenet_labels.py'] * 2
   assert re.search(STEP_4, finished.stdout)
 
   # Dumps hold the records' images, and the labels that step 2 wrote.
@@ -47,6 +48,20 @@ def test_steps_end_to_end(tmp_path):
     assert len(labels) == num_images
     np.testing.assert_array_equal(
         labels, np.load(str(folder / 'imagenet' / name)))
+
+  # The cost of this network, and the figures.
+  with open(str(dumps / 'cascade.json')) as stream:
+    record = json.load(stream)
+  assert [entry['classifier_id'] for entry in record['exits']] == [0, 1, 2]
+  assert (record['network'], record['image_size']) == ('ResNet-v2-18', 32)
+  results = folder / 'results'
+  assert 'figures are in {}'.format(results) in finished.stdout
+  for name in ('accuracy_vs_macs_top1', 'accuracy_vs_macs_top5',
+               'confidence_clf', 'exit_shares'):
+    assert (results / (name + '.png')).stat().st_size > 1000
+    assert (results / (name + '.pdf')).stat().st_size > 1000
+  summary = json.loads((results / 'summary.json').read_text())
+  assert summary['network'] == 'ResNet-v2-18'
 
   # Run again, it draws and trains nothing anew.
   again = run_demo(folder)

@@ -1,0 +1,186 @@
+"""The cascade's numbers straight from their definitions: slow, and exact.
+
+The fast code is tested against this. Nothing here is shared with it: loops
+over plain lists, and accuracies, costs and epsilons as `Fraction`, so that a
+tie is a tie. Standard library only.
+
+Images are list positions. A list `per classifier` has one list per classifier
+and in it one value per image; `thresholds` has one value less than there are
+classifiers, for the last one accepts everything.
+"""
+
+from fractions import Fraction
+import itertools
+import math
+
+INFINITY = float('inf')  # the threshold under which nobody leaves
+NUM_ANSWERS = {'top1': 1, 'top5': 5}  # classes that a metric looks at
+Z_95_PERCENT = 1.959963984540054  # normal quantile of 0.975
+
+
+def best_classes(row, metric):
+  """The metric's classes of one softmax, the lower first among equals."""
+  best_first = sorted(range(len(row)), key=lambda c: (-row[c], c))
+  return best_first[:NUM_ANSWERS[metric]]
+
+
+def predicted(row):
+  """The top-1 class."""
+  return best_classes(row, 'top1')[0]
+
+
+def correct(row, label, metric):
+  """Whether the label is the top-1 class, or among the top-5."""
+  return label in best_classes(row, metric)
+
+
+def confidence(row, metric):
+  """The largest softmax, or the sum of the five largest, as a float."""
+  return float(sum(Fraction(row[c]) for c in best_classes(row, metric)))
+
+
+def alpha(d, confidences, correct):
+  """Accuracy over the images whose confidence is at least `d`."""
+  hits = [hit for c, hit in zip(confidences, correct) if c >= d]
+  return Fraction(sum(hits), len(hits))
+
+
+def cst_threshold(confidences, correct, epsilon):
+  """The smallest d whose alpha is within `epsilon` of the largest alpha.
+
+  The images are those of one classifier, and d is any of their confidences.
+  """
+  alphas = {d: alpha(d, confidences, correct) for d in set(confidences)}
+  lowest_alpha = max(alphas.values()) - epsilon
+  return min(d for d in alphas if alphas[d] >= lowest_alpha)
+
+
+def ccst_thresholds(confidences, correct, predicted, num_classes, epsilon):
+  """The same within the images predicted as each class, in a list by class."""
+  thresholds = []
+  for k in range(num_classes):
+    images = [i for i, p in enumerate(predicted) if p == k]
+    thresholds.append(cst_threshold(
+        [confidences[i] for i in images], [correct[i] for i in images],
+        epsilon) if images else INFINITY)
+  return thresholds
+
+
+def published_rule(confidences, correct, epsilon):
+  """The threshold as the published code finds it, image by image.
+
+  Down the images by falling confidence, the accuracy so far; the threshold is
+  the confidence of the last image at which it is within `epsilon` of its
+  maximum. It is a rule only where no two confidences are equal.
+  """
+  assert len(set(confidences)) == len(confidences)
+  order = sorted(range(len(confidences)), key=lambda i: -confidences[i])
+  accuracies = []  # of the first 1, 2, ... images
+  hits = 0
+  for i in order:
+    hits += correct[i]
+    accuracies.append(Fraction(hits, len(accuracies) + 1))
+  lowest_accuracy = max(accuracies) - epsilon
+  last = max(place for place, accuracy in enumerate(accuracies)
+             if accuracy >= lowest_accuracy)
+  return confidences[order[last]]
+
+
+def budgeted_thresholds(confidences, p):
+  """Thresholds of budgeted batch classification (Huang et al. 2018).
+
+  Classifier m is to take a share of the images proportional to q ** (m + 1).
+
+  Args:
+    confidences: per classifier.
+    p: an int above 0; q = p / 20.
+  """
+  q = Fraction(p, 20)
+  weights = [q ** (m + 1) for m in range(len(confidences))]
+  remaining = list(range(len(confidences[0])))
+  thresholds = []
+  for of_classifier, weight in zip(confidences[:-1], weights):
+    num_to_leave = math.floor(
+        len(of_classifier) * weight / sum(weights))
+    num_to_leave = min(num_to_leave, len(remaining))
+    if num_to_leave == 0:
+      threshold = INFINITY
+    else:
+      falling = sorted((of_classifier[i] for i in remaining), reverse=True)
+      threshold = falling[num_to_leave - 1]
+    thresholds.append(threshold)
+    remaining = [i for i in remaining if of_classifier[i] < threshold]
+  return thresholds
+
+
+def exits(confidences, thresholds):
+  """The classifier, 0, 1, ..., at which each image leaves."""
+  num_images = len(confidences[0])
+  return exits_per_class(confidences,
+                         [[0] * num_images for _ in confidences],
+                         [[threshold] for threshold in thresholds])
+
+
+def exits_per_class(confidences, predicted, thresholds):
+  """`exits` with a threshold for each class that a classifier may predict.
+
+  Args:
+    confidences: per classifier.
+    predicted: per classifier.
+    thresholds: for each classifier but the last a list by class.
+  """
+  last = len(confidences) - 1
+  leaves_at = []
+  for i in range(len(confidences[0])):
+    m = 0
+    while m < last and confidences[m][i] < thresholds[m][predicted[m][i]]:
+      m += 1
+    leaves_at.append(m)
+  return leaves_at
+
+
+def cascade(leaves_at, correct, exit_macs):
+  """What a cascade achieves.
+
+  Args:
+    leaves_at: of `exits`.
+    correct: per classifier.
+    exit_macs: for each classifier the MACs from the image to its softmax.
+
+  Returns:
+    The accuracy and the MACs per image, each a `Fraction`, and the list of
+    how many images leave at each classifier.
+  """
+  num_images = len(leaves_at)
+  hits = sum(correct[m][i] for i, m in enumerate(leaves_at))
+  macs = sum(exit_macs[m] for m in leaves_at)
+  counts = [leaves_at.count(m) for m in range(len(correct))]
+  return Fraction(hits, num_images), Fraction(macs, num_images), counts
+
+
+def all_cascades(confidences, correct, exit_macs):
+  """(accuracy, MACs per image) under each possible choice of thresholds.
+
+  Every way of parting the images by a threshold is met by one that equals a
+  confidence, or by infinity.
+  """
+  choices = [sorted(set(of_classifier)) + [INFINITY]
+             for of_classifier in confidences[:-1]]
+  return [cascade(exits(confidences, thresholds), correct, exit_macs)[:2]
+          for thresholds in itertools.product(*choices)]
+
+
+def best_accuracy_within(confidences, correct, exit_macs, budget):
+  """The highest accuracy of any thresholds at up to `budget` MACs per image."""
+  return max(accuracy for accuracy, macs_per_image in
+             all_cascades(confidences, correct, exit_macs)
+             if macs_per_image <= budget)
+
+
+def wilson_interval(num_correct, n):
+  """95 % score interval (Wilson 1927) of an accuracy: low, high."""
+  p, z = num_correct / n, Z_95_PERCENT
+  centre = (p + z ** 2 / (2 * n)) / (1 + z ** 2 / n)
+  half_width = z / (1 + z ** 2 / n) * math.sqrt(
+      p * (1 - p) / n + z ** 2 / (4 * n ** 2))
+  return centre - half_width, centre + half_width

@@ -1,0 +1,487 @@
+"""Steps 5 to 7, as their user meets them: `analyze_imagenet_labels.py` with
+-output_dir.
+"""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import analyze_imagenet_labels
+import softmax_dump
+from cascade import analysis, figures, report
+from dump_folders import publish, random_softmaxes, write_split
+import slow_cascade
+
+SCRIPT = os.path.abspath(analyze_imagenet_labels.__file__)
+NUM_CLASSES = 12
+NUM_IMAGES = {'train': 90, 'validation': 70}
+EXIT_MACS = [2 * 10**9, 3 * 10**9, 5 * 10**9]
+PLAIN_MACS = 48 * 10**8
+
+FIGURES = ['accuracy_vs_macs_top1', 'accuracy_vs_macs_top5', 'confidence_clf',
+           'exit_shares']
+FILES = sorted(
+    ['cascade.csv', 'ccst_thresholds.npz', 'confidence.csv', 'summary.json'] +
+    [figure + suffix for figure in FIGURES for suffix in ('.pdf', '.png')])
+
+
+def make_labels(split):
+  return np.random.RandomState(len(split)).randint(
+      1, NUM_CLASSES, NUM_IMAGES[split]).astype(np.int32)
+
+
+def make_softmaxes(split, k):
+  """Softmaxes that the labels push up, the more the later the classifier."""
+  softmaxes = random_softmaxes(10 * k + len(split), NUM_IMAGES[split],
+                               NUM_CLASSES)
+  softmaxes[np.arange(len(softmaxes)), make_labels(split)] += 0.1 + 0.2 * k
+  return softmaxes / softmaxes.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """An `output_softmax` of all dumps, with the cost of its network."""
+  monkeypatch.setattr(softmax_dump, 'TRAIN_PART_STARTS', (0, 30, 45))
+  folder = tmp_path / 'output_softmax'
+  folder.mkdir()
+  for split in softmax_dump.SPLITS:
+    write_split(folder, split, make_labels(split), {
+        k: make_softmaxes(split, k) for k in range(3)})
+  (folder / 'cascade.json').write_text(json.dumps({
+      'format_version': 1, 'network': 'Tiny', 'num_classes': NUM_CLASSES,
+      'plain_network_macs': PLAIN_MACS,
+      'exits': [{'classifier_id': k, 'trunk_macs': macs - 10**8 * (k + 1),
+                 'head_macs': 10**8} for k, macs in enumerate(EXIT_MACS)]}))
+  return folder
+
+
+@pytest.fixture
+def drawn():
+  """Asks for the figures; tests without it are spared the time they take."""
+
+
+@pytest.fixture(autouse=True)
+def figures_as_asked(request, monkeypatch):
+  if 'drawn' not in request.fixturenames:
+    monkeypatch.setattr(figures, 'write_figures', lambda *_: None)
+
+
+def analyze(folder, *options):
+  """Runs the program in this process, results into `out` beside `folder`."""
+  analyze_imagenet_labels.main(
+      ['-softmax_path', str(folder), '-output_dir', str(out(folder))] +
+      [str(option) for option in options])
+
+
+def out(folder):
+  return folder.parent / 'out'
+
+
+def read_csv(folder, name='cascade.csv'):
+  with open(str(out(folder) / name), newline='') as stream:
+    return list(csv.DictReader(stream))
+
+
+def error_of(folder, *options):
+  """The one line with which the program ends."""
+  with pytest.raises(SystemExit) as caught:
+    analyze(folder, *options)
+  message = str(caught.value)
+  assert message.startswith('analyze_imagenet_labels.py: ')
+  assert '\n' not in message
+  assert not out(folder).exists()
+  leftovers = [name for name in os.listdir(str(folder.parent))
+               if 'unfinished' in name]
+  assert leftovers == []
+  return message
+
+
+def slow_judgement(rows, metric, thresholds):
+  """`(accuracy, MACs per image)` by the slow implementation."""
+  labels = make_labels('validation')
+  confidences, correct = [], []
+  for k in range(3):
+    ranked = np.sort(make_softmaxes('validation', k).astype(np.float64))
+    softmaxes = make_softmaxes('validation', k)
+    ranks = [(softmaxes[i] > softmaxes[i, label]).sum()
+             for i, label in enumerate(labels)]
+    if metric == 'top1':
+      confidences.append([float(value) for value in ranked[rows, -1]])
+      correct.append([bool(ranks[i] < 1) for i in rows])
+    else:
+      confidences.append([float(ranked[i, :-6:-1].sum()) for i in rows])
+      correct.append([bool(ranks[i] < 5) for i in rows])
+  accuracy, macs, _ = slow_cascade.cascade(
+      slow_cascade.exits(confidences, thresholds), correct, EXIT_MACS)
+  return float(accuracy), float(macs)
+
+
+def test_all_files_and_no_other(folder, drawn, capsys):
+  analyze(folder)
+  assert sorted(os.listdir(str(out(folder)))) == FILES
+  assert sorted(os.listdir(str(folder.parent))) == ['out', 'output_softmax']
+  printed = capsys.readouterr()
+  assert 'written to {}: {}'.format(
+      out(folder), ', '.join(FILES)) in printed.out
+  assert printed.err == ''
+
+
+def test_columns_and_rows(folder):
+  analyze(folder)
+  rows = read_csv(folder)
+  assert list(rows[0]) == (
+      'metric,method,setting,threshold_clf0,threshold_clf1,test_accuracy,'
+      'test_accuracy_low,test_accuracy_high,gmacs_per_image,speedup,'
+      'exit_share_clf0,exit_share_clf1,exit_share_clf2').split(',')
+  for metric in ('top1', 'top5'):
+    settings = {
+        method: [float(row['setting']) for row in rows
+                 if (row['metric'], row['method']) == (metric, method)]
+        for method in analysis.METHODS}
+    assert settings['cst'] == settings['ccst'] == list(range(21))
+    assert settings['global'] == np.linspace(0, 1, 1000).tolist()
+    assert settings['budgeted'] == [p / 20. for p in range(1, 40)]
+    assert settings['pareto'] == sorted(settings['pareto'])
+  for row in rows:
+    shares = [float(row['exit_share_clf{}'.format(k)]) for k in range(3)]
+    assert sum(shares) == pytest.approx(1)
+    gmacs = float(row['gmacs_per_image'])
+    assert gmacs == pytest.approx(sum(
+        share * macs / 1e9 for share, macs in zip(shares, EXIT_MACS)))
+    assert float(row['speedup']) == pytest.approx(PLAIN_MACS / 1e9 / gmacs)
+    assert (float(row['test_accuracy_low']) < float(row['test_accuracy']) + 1e-9
+            and float(row['test_accuracy']) - 1e-9 <
+            float(row['test_accuracy_high']))
+    assert (row['threshold_clf0'] == '') == (row['method'] == 'ccst')
+
+
+@pytest.mark.parametrize('metric', ['top1', 'top5'])
+def test_every_point_is_that_of_the_slow_implementation(folder, metric):
+  analyze(folder, '-metric', metric, '-method', 'cst,budgeted,pareto')
+  rows = read_csv(folder)
+  assert {row['metric'] for row in rows} == {metric}
+  assert {row['method'] for row in rows} == {'cst', 'budgeted', 'pareto'}
+  for row in rows[::7]:
+    thresholds = [float(row['threshold_clf0']), float(row['threshold_clf1'])]
+    accuracy, macs = slow_judgement(
+        range(NUM_IMAGES['validation']), metric, thresholds)
+    assert float(row['test_accuracy']) == pytest.approx(accuracy, abs=1e-12)
+    assert float(row['gmacs_per_image']) == pytest.approx(macs / 1e9)
+
+
+def test_step_4_comes_first_and_is_the_same(folder, capsys):
+  analyze_imagenet_labels.main(['-softmax_path', str(folder)])
+  step_4 = capsys.readouterr().out
+  analyze(folder)
+  assert capsys.readouterr().out.startswith(step_4 + '\nCascade: ')
+
+
+def test_table(folder, capsys):
+  analyze(folder, '-epsilons', '0,1.5', '-method', 'cst,global')
+  lines = capsys.readouterr().out.splitlines()
+  start = lines.index('cst          top-1  speedup     top-5  speedup')
+  rows = {(row['metric'], row['setting']): row for row in read_csv(folder)
+          if row['method'] == 'cst'}
+  for line, setting in zip(lines[start + 1:], ('0.0', '1.5')):
+    assert line == '{:6.4g} %'.format(float(setting)) + ''.join(
+        '{:10.4f}{:9.3f}'.format(
+            float(rows[metric, setting]['test_accuracy']),
+            float(rows[metric, setting]['speedup']))
+        for metric in ('top1', 'top5'))
+  assert lines[start + 3] == ''
+  summary = json.loads((out(folder) / 'summary.json').read_text())
+  areas = summary['area_under_accuracy_macs']
+  for method in ('cst', 'global'):
+    assert '{:<8}{:10.4f}{:10.4f}'.format(
+        method, areas['top1'][method], areas['top5'][method]) in lines
+
+
+@pytest.mark.parametrize('options,expected', [
+    (['-epsilons', '5,0,1.8,5'], [0, 1.8, 5]),
+    (['-epsilon_low', 2, '-epsilon_high', '3', '--num_epsilons', 3],
+     [2, 2.5, 3]),
+    (['-num_epsilons', '1'], [0]),
+])
+def test_epsilons(folder, options, expected):
+  analyze(folder, '-method', 'cst', *options)
+  rows = [row for row in read_csv(folder) if row['metric'] == 'top1']
+  assert [float(row['setting']) for row in rows] == expected
+
+
+@pytest.mark.parametrize('options', [
+    ['-epsilons', '1,x'], ['-epsilons', '101'], ['-epsilons', '-1'],
+    ['-epsilons', ''], ['-num_epsilons', '0'], ['-epsilon_high', '200'],
+    ['-method', 'best'], ['-method', ','], ['-metric', 'top2'],
+    ['-fit_on', 'test']])
+def test_wrong_options(folder, options, capsys):
+  with pytest.raises(SystemExit) as caught:
+    analyze(folder, *options)
+  assert caught.value.code == 2
+  assert not out(folder).exists()
+  assert options[0].lstrip('-')[:7] in capsys.readouterr().err
+
+
+def test_halves_of_the_validation_split(folder):
+  analyze(folder, '-fit_on', 'validation', '-method', 'cst')
+  summary = json.loads((out(folder) / 'summary.json').read_text())
+  assert summary['fitted_on'] == {'split': 'validation', 'num_images': 35}
+  assert summary['judged_on'] == {'split': 'validation', 'num_images': 35}
+  order = np.random.RandomState(0).permutation(70)
+  for row in read_csv(folder)[::10]:
+    thresholds = [float(row['threshold_clf0']), float(row['threshold_clf1'])]
+    accuracy, macs = slow_judgement(
+        sorted(order[35:]), row['metric'], thresholds)
+    assert float(row['test_accuracy']) == pytest.approx(accuracy, abs=1e-12)
+    assert float(row['gmacs_per_image']) == pytest.approx(macs / 1e9)
+
+
+def test_the_validation_split_alone(folder, capsys):
+  for path in folder.glob('*train*'):
+    path.unlink()
+  assert 'train_non_onehot.npy: no such file' in error_of(folder)
+  capsys.readouterr()
+  analyze(folder, '-fit_on', 'validation')
+  printed = capsys.readouterr().out
+  assert printed.startswith('Classifier 0:\n Test top-1:')
+  assert len(read_csv(folder)) > 100
+
+
+def test_two_classifiers(folder):
+  for path in folder.glob('clf1_*'):
+    path.unlink()
+  analyze(folder)
+  rows = read_csv(folder)
+  assert 'threshold_clf1' not in rows[0] and 'exit_share_clf1' not in rows[0]
+  # The head of classifier 1 is not in the cascade.
+  assert max(float(row['gmacs_per_image']) for row in rows) == (
+      pytest.approx((EXIT_MACS[2] - 10**8) / 1e9))
+
+
+def test_one_classifier_is_no_cascade(folder):
+  for k in (0, 1):
+    for path in folder.glob('clf{}_*'.format(k)):
+      path.unlink()
+  assert 'classifier 2 alone' in error_of(folder)
+
+
+def test_ccst_thresholds(folder):
+  analyze(folder, '-epsilons', '0,3', '-metric', 'top5')
+  with np.load(str(out(folder) / 'ccst_thresholds.npz')) as arrays:
+    assert sorted(arrays) == ['classifiers', 'epsilon_percent', 'top5']
+    assert arrays['epsilon_percent'].tolist() == [0, 3]
+    assert arrays['classifiers'].tolist() == [0, 1]
+    assert arrays['top5'].shape == (2, 2, NUM_CLASSES)
+    assert (arrays['top5'][0] >= arrays['top5'][1]).all()
+
+
+def test_results_of_an_earlier_run_are_replaced_and_others_stay(folder):
+  out(folder).mkdir()
+  (out(folder) / 'notes.txt').write_text('mine')
+  (out(folder) / 'cascade.csv').write_text('old')
+  analyze(folder)
+  assert (out(folder) / 'notes.txt').read_text() == 'mine'
+  assert len(read_csv(folder)) > 100
+
+
+def test_the_same_input_gives_the_same_bytes(folder, drawn):
+  analyze(folder)
+  first = {name: (out(folder) / name).read_bytes() for name in FILES}
+  for path in out(folder).iterdir():
+    path.unlink()
+  for path in folder.glob('*top5*'):  # Read from the softmaxes this time.
+    path.unlink()
+  analyze(folder)
+  for name in FILES:
+    assert (out(folder) / name).read_bytes() == first[name], name
+
+
+@pytest.mark.parametrize('where', ['file', 'no parent'])
+def test_output_folder_that_cannot_be(folder, where):
+  if where == 'file':
+    (folder.parent / 'file').write_text('')
+    path = folder.parent / 'file'
+  else:
+    path = folder.parent / 'absent' / 'out'
+  assert '-output_dir' in error_of(folder, '-output_dir', path)
+
+
+def test_a_failure_while_writing_leaves_nothing(folder, monkeypatch):
+  def fail(*_, **__):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(report, 'write_summary', fail)
+  assert 'No space left' in error_of(folder)
+
+
+# Rows that were never filled.
+
+
+@pytest.fixture
+def published(folder):
+  """Published dumps whose last rows were never filled: 5 and 7 of them."""
+  for split, num_lost in (('validation', 5), ('train', 7)):
+    labels = make_labels(split)
+    labels[-num_lost:] = 0
+    np.save(str(folder / softmax_dump.labels_file_name(split)), labels)
+    for k in range(3):
+      for name in softmax_dump.probabilities_file_names(k, split)[-1:] + [
+          softmax_dump.top5_classes_file_name(k, split),
+          softmax_dump.top5_probabilities_file_name(k, split)]:
+        array = np.load(str(folder / name))
+        array[-num_lost:] = 0
+        np.save(str(folder / name), array)
+  cost = (folder / 'cascade.json').read_text()
+  (folder / 'cascade.json').unlink()
+  publish(folder, folder)
+  (folder / 'cascade.json').write_text(cost)
+  return folder
+
+
+def test_unfilled_rows_are_left_out_and_reported(published, capsys):
+  analyze(published)
+  printed = capsys.readouterr()
+  assert 'validation: rows that were never filled are left out' in printed.err
+  summary = json.loads((out(published) / 'summary.json').read_text())
+  assert summary['num_unfilled_rows'] == {'train': 7, 'validation': 5}
+  assert summary['judged_on']['num_images'] == 65
+  assert summary['fitted_on']['num_images'] == 83
+  for row in read_csv(published)[:21]:
+    accuracy, _ = slow_judgement(range(65), 'top1', [
+        float(row['threshold_clf0']), float(row['threshold_clf1'])])
+    assert float(row['test_accuracy']) == pytest.approx(accuracy, abs=1e-12)
+
+
+def test_effect_of_unfilled_rows_on_each_number(published):
+  analyze(published)
+  left_out = read_csv(published)
+  effects = {}
+  for row in read_csv(published, 'unfilled_rows_effect.csv'):
+    effects[row['metric'], row['method'], row['setting']] = row
+  analyze(published, '-count_unfilled_rows')
+  counted = read_csv(published)
+  for treatment, rows in (('left_out', left_out), ('counted', counted)):
+    rows = [row for row in rows if row['method'] != 'pareto']
+    assert len(rows) == len(effects)
+    for row in rows:
+      effect = effects[row['metric'], row['method'], row['setting']]
+      for column in ('test_accuracy', 'gmacs_per_image', 'speedup'):
+        assert effect['{}_{}'.format(column, treatment)] == row[column]
+
+
+def test_counted_rows_leave_last_and_count_as_right(published):
+  """As the published script had it: 76.51 % where the network has 76.47 %."""
+  analyze(published, '-count_unfilled_rows', '-method', 'cst')
+  for row in read_csv(published)[:21]:
+    thresholds = [float(row['threshold_clf0']), float(row['threshold_clf1'])]
+    accuracy, macs = slow_judgement(range(65), 'top1', thresholds)
+    assert float(row['test_accuracy']) == pytest.approx(
+        (65 * accuracy + 5) / 70)
+    assert float(row['gmacs_per_image']) == pytest.approx(
+        (65 * macs + 5 * EXIT_MACS[2]) / 70 / 1e9)
+
+
+def test_no_file_on_unfilled_rows_where_there_are_none(folder):
+  analyze(folder)
+  assert not (out(folder) / 'unfilled_rows_effect.csv').exists()
+
+
+# Bad input.
+
+
+def spoil(folder, name, change):
+  array = np.load(str(folder / name))
+  changed = change(array)
+  np.save(str(folder / name), array if changed is None else changed)
+
+
+@pytest.mark.parametrize('name,change,message', [
+    ('clf1_all_probabilities.npy', lambda a: a[:, :-1],
+     'beyond the 11 classes'),
+    ('clf0_train_2of3_all_probabilities.npy', lambda a: a[:-1], 'rows|ask for'),
+    ('clf2_top5_probabilities.npy', lambda a: a[:, :4], r'\(70, 4\)'),
+    ('clf2_top5_probabilities.npy', lambda a: a.__setitem__((3, 0), np.nan),
+     'row 3'),
+    ('validation_non_onehot.npy', lambda a: a.__setitem__(5, 12),
+     'row 5 holds 12, beyond the 12 classes'),
+    ('train_non_onehot.npy', lambda a: a[:-1], '89 labels'),
+    ('train_non_onehot.npy', lambda a: a[:0], '0 labels'),
+])
+def test_bad_arrays(folder, name, change, message):
+  spoil(folder, name, change)
+  error = error_of(folder)
+  assert re.search(message, error), error
+
+
+def test_classifiers_of_other_classes(folder):
+  """1000 classes against 1001."""
+  for path in folder.glob('clf1_*'):
+    path.unlink()
+  for split in softmax_dump.SPLITS:
+    labels = np.minimum(make_labels(split), 10)
+    np.save(str(folder / softmax_dump.labels_file_name(split)), labels)
+    write_split(folder, split, labels, {
+        1: random_softmaxes(1, NUM_IMAGES[split], NUM_CLASSES - 1)})
+  assert 'softmaxes of 11 classes, where' in error_of(folder)
+
+
+def test_an_empty_split(folder):
+  for path in folder.glob('*train*'):
+    path.unlink()
+  write_split(folder, 'train', np.zeros(0, np.int32), {
+      k: np.zeros((0, NUM_CLASSES), np.float32) for k in range(3)})
+  assert 'none of its 0 rows was filled' in error_of(folder)
+
+
+def test_a_missing_classifier_is_named_with_its_step(folder):
+  for path in folder.glob('clf1_train*'):
+    path.unlink()
+  assert 'step 3, --classifier_id 1' in error_of(folder)
+
+
+def test_a_pickle_that_calls_something(folder):
+  (folder / 'clf0_all_probabilities.npy').write_bytes(
+      b"cos\nsystem\n(S'echo called'\ntR.")
+  assert 'refused' in error_of(folder)
+
+
+def test_costs_that_are_not_known(folder):
+  (folder / 'cascade.json').unlink()
+  assert '-macs FILE.json' in error_of(folder)
+  assert 'absent.json' in error_of(folder, '-macs', 'absent.json')
+
+
+def test_published_costs_are_refused_for_another_network(folder):
+  assert 'published' in error_of(folder, '-macs', 'published')
+
+
+def test_costs_from_a_file(folder):
+  costs = json.loads((folder / 'cascade.json').read_text())
+  costs['plain_network_macs'] *= 2
+  path = folder.parent / 'mine.json'
+  path.write_text(json.dumps(costs))
+  (folder / 'cascade.json').unlink()
+  analyze(folder, '-macs', path)
+  path.unlink()
+  for row in read_csv(folder)[:21]:
+    assert float(row['speedup']) == pytest.approx(
+        2 * PLAIN_MACS / 1e9 / float(row['gmacs_per_image']))
+
+
+def test_as_a_command(folder):
+  """With no display, from another folder, and warnings as errors."""
+  environment = {name: value for name, value in os.environ.items()
+                 if name not in ('DISPLAY', 'MPLBACKEND')}
+  done = subprocess.run(
+      [sys.executable, '-W', 'error::RuntimeWarning', SCRIPT,
+       '-softmax_dir_to_validate_against', 'output_softmax',
+       '-dataset_path', 'output_softmax', '-output_dir', 'out'],
+      cwd=str(folder.parent), env=environment, stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert sorted(os.listdir(str(out(folder)))) == FILES
