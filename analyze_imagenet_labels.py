@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from cascade import (
-    accuracy, analysis, answers, dumps, extraction, macs, report)
+    accuracy, analysis, answers, dumps, extraction, figures, macs, report)
 from user_error import UserError
 
 # In the order and under the names in which the published script prints them.
@@ -243,6 +243,7 @@ def run(arguments):
   if arguments.output_dir:
     cost = cost_of_output(
         arguments, [k for k, _, _ in opened['validation']], num_classes)
+    figures.load_in_background()
   read, measured = read_answers(opened, bool(cost), arguments.cache,
                                 arguments.check_all_rows)
   for split, accuracies in measured.items():

@@ -5,9 +5,10 @@ a classifier is, the classifier is the more accurate the higher the confidence.
 """
 
 import collections
-import csv
 
 import numpy as np
+
+from cascade import csv_files
 
 # As in figure 5.d: bins of confidence, and bins that alpha is averaged over.
 NUM_BINS = 200
@@ -88,15 +89,12 @@ def write_csv(path, curves):
     curves: a dict from metric to a dict from classifier to `ConfidenceCurve`.
   """
   edges = bin_edges().tolist()
-  with open(path, 'w', newline='') as stream:
-    writer = csv.writer(stream, lineterminator='\n')
-    writer.writerow(
-        ('metric', 'classifier', 'confidence_low', 'confidence_high') +
-        ConfidenceCurve._fields)
-    for metric, of_metric in curves.items():
-      for classifier, curve in of_metric.items():
-        columns = [column.tolist() for column in curve]
-        for row in zip(edges[:-1], edges[1:], *columns):
-          # Full precision; only NaN differs from itself.
-          writer.writerow([metric, classifier] + [
-              repr(value) if value == value else '' for value in row])
+  csv_files.write_csv(
+      path,
+      ('metric', 'classifier', 'confidence_low', 'confidence_high') +
+      ConfidenceCurve._fields,
+      ((metric, classifier) + row
+       for metric, of_metric in curves.items()
+       for classifier, curve in of_metric.items()
+       for row in zip(edges[:-1], edges[1:],
+                      *[column.tolist() for column in curve])))

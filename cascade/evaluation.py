@@ -91,10 +91,10 @@ def points(metric, method, settings, thresholds, answers, cost):
       Point(metric, method, float(settings[i]),
             per_class if np.ndim(thresholds[i]) > 1
             else tuple(thresholds[i].tolist()),
-            outcomes.num_correct[i] / float(num_images),
+            float(outcomes.num_correct[i] / float(num_images)),
             float(low[i]), float(high[i]),
-            outcomes.macs_per_image[i] / 1e9,
-            cost.plain_macs / outcomes.macs_per_image[i],
+            float(outcomes.macs_per_image[i] / 1e9),
+            float(cost.plain_macs / outcomes.macs_per_image[i]),
             tuple((outcomes.exit_counts[i] / float(num_images)).tolist()))
       for i in range(len(settings))]
 

@@ -15,6 +15,7 @@ import collections
 import contextlib
 import math
 import os
+import threading
 
 import numpy as np
 
@@ -106,6 +107,19 @@ def matplotlib_version():
   """The version that draws, a str."""
   import matplotlib
   return matplotlib.__version__
+
+
+def load_in_background():
+  """Begins to import matplotlib, half a second that may pass while one reads.
+
+  Whoever needs it sooner waits for it.
+  """
+  def load():
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_pdf
+    import matplotlib.figure
+
+  threading.Thread(target=load).start()
 
 
 def write_figures(folder, results, curves, classifier_ids, cost):
@@ -348,7 +362,7 @@ def exit_shares(points, classifier_ids):
     panel.set_title(_METRIC_TITLES[metric])
     panel.set_xlabel(_SETTING_LABELS[method])
     panel.set_xlim(settings[0], settings[-1])
-  panel.set_ylim(0, 100)
+  panels[0, 0].set_ylim(0, 100)
   panels[0, 0].set_ylabel('Images (%)')
   figure.legend(areas, ['leaving at ' + _classifier_name(k)
                         for k in classifier_ids],

@@ -3,10 +3,8 @@
 
 import collections
 import contextlib
-import csv
 import functools
 import json
-import math
 import os
 import platform
 import shutil
@@ -14,7 +12,7 @@ import tempfile
 
 import numpy as np
 
-from cascade import confidence, evaluation, figures
+from cascade import confidence, csv_files, evaluation, figures
 from cascade.analysis import EPSILON_METHODS, HALVES_SEED
 from cascade.answers import unfilled_rows
 from user_error import UserError
@@ -179,32 +177,16 @@ def write_cascade_csv(path, results, classifier_ids):
     results: a dict from metric to `analysis.MetricResults`.
     classifier_ids: the cascade's classifiers, ascending.
   """
-  header = (
+  csv_files.write_csv(
+      path,
       ['metric', 'method', 'setting'] +
       ['threshold_clf{}'.format(k) for k in classifier_ids[:-1]] +
       ['test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
        'gmacs_per_image', 'speedup'] +
-      ['exit_share_clf{}'.format(k) for k in classifier_ids])
-  with open(path, 'w', newline='') as stream:
-    writer = csv.writer(stream, lineterminator='\n')
-    writer.writerow(header)
-    for point in all_points(results):
-      writer.writerow(
-          [point.metric, point.method, _number(point.setting)] +
-          [_number(threshold) for threshold in point.thresholds] +
-          [_number(value) for value in point[4:9]] +
-          [_number(share) for share in point.exit_shares])
-
-
-def all_points(results):
-  """The points of all metrics and methods, in order of printing."""
-  return [point for of_metric in results.values()
-          for of_method in of_metric.points.values() for point in of_method]
-
-
-def _number(value):
-  """The shortest text that reads back as the same float; '' for NaN."""
-  return '' if math.isnan(value) else repr(float(value))
+      ['exit_share_clf{}'.format(k) for k in classifier_ids],
+      (point[:3] + point.thresholds + point[4:9] + point.exit_shares
+       for of_metric in results.values()
+       for points in of_metric.points.values() for point in points))
 
 
 def write_unfilled_csv(path, results, other_results, count_unfilled_rows):
@@ -221,21 +203,17 @@ def write_unfilled_csv(path, results, other_results, count_unfilled_rows):
   left_out, counted = results, other_results
   if count_unfilled_rows:
     left_out, counted = counted, left_out
-  with open(path, 'w', newline='') as stream:
-    writer = csv.writer(stream, lineterminator='\n')
-    writer.writerow(
-        ['metric', 'method', 'setting'] +
-        ['{}_{}'.format(column, treatment) for column in columns
-         for treatment in ('left_out', 'counted')])
-    for metric, of_metric in left_out.items():
-      for method, points in of_metric.points.items():
-        if method == 'pareto':  # Other costs, so that no rows correspond.
-          continue
-        for point, other in zip(points, counted[metric].points[method]):
-          writer.writerow(
-              [metric, method, _number(point.setting)] +
-              [_number(getattr(one, column)) for column in columns
-               for one in (point, other)])
+  csv_files.write_csv(
+      path,
+      ['metric', 'method', 'setting'] +
+      ['{}_{}'.format(column, treatment) for column in columns
+       for treatment in ('left_out', 'counted')],
+      ([metric, method, point.setting] +
+       [getattr(one, column) for column in columns for one in (point, other)]
+       for metric, of_metric in left_out.items()
+       for method, points in of_metric.points.items()
+       if method != 'pareto'  # It has other costs, so that no rows match.
+       for point, other in zip(points, counted[metric].points[method])))
 
 
 def write_ccst_npz(path, results, epsilon_percents, classifier_ids):
