@@ -126,6 +126,6 @@ def _count_remaining(bins, images, shape):
   counts = np.bincount(cells, minlength=int(np.prod(lengths, dtype=int)))
   counts = counts.reshape(lengths)
   for axis in range(num_asked):
-    counts = counts.cumsum(axis=axis)
+    np.cumsum(counts, axis=axis, out=counts)
   counts = counts[(slice(-1),) * num_asked]
   return counts.reshape(shape[:num_asked] + (1,) * (len(shape) - num_asked))
