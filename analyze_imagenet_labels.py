@@ -9,7 +9,8 @@ results are written to stdout and to OUT, all else to stderr.
 """
 
 import argparse
-import fractions
+import os
+import signal
 import sys
 
 import numpy as np
@@ -18,13 +19,32 @@ from cascade import (
     accuracy, analysis, answers, dumps, extraction, figures, macs, report)
 from user_error import UserError
 
+# More would cost minutes and gigabytes: all of them go into pareto's search.
+MOST_EPSILONS = 1000
+
 # In the order and under the names in which the published script prints them.
 SPLIT_TITLES = (('train', 'Train'), ('validation', 'Test'))
 
 
+class _Parser(argparse.ArgumentParser):
+  """The standard parser, with errors of one line and no abbreviations."""
+
+  def parse_known_args(self, args=None, namespace=None):
+    for argument in args:
+      name = argument.split('=')[0]
+      # To argparse, options of one dash may be cut short all the same.
+      if name.lstrip('-')[:1].isalpha() and name.startswith('-') and (
+          name not in self._option_string_actions):
+        self.error('{}: no such option'.format(name))
+    return super(_Parser, self).parse_known_args(args, namespace)
+
+  def error(self, message):
+    self.exit(2, '{}: {}; see --help\n'.format(self.prog, message))
+
+
 def parse_arguments(argv):
   """Parses the command line, without the program's name."""
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
       description='Prints the top-1 and top-5 accuracy of each classifier '
       'whose softmaxes were dumped (step 4 of the README). With -output_dir it '
       'also fits confidence thresholds, and writes cascade accuracy against '
@@ -67,7 +87,7 @@ def parse_arguments(argv):
       help='where thresholds are fitted: train (as in the paper; the '
       'validation split judges), or one half of the validation split, chosen '
       'at random with a fixed seed (the other half judges)')
-  add('macs', metavar='exact|published|FILE.json',
+  add('macs', default='exact', metavar='exact|published|FILE.json',
       help='cost of each exit: exact (default), from cascade.json beside the '
       'dumps or else ResNet-v2-50\'s; published, the spreadsheet of the paper; '
       'or a file like cascade.json')
@@ -84,15 +104,18 @@ def parse_arguments(argv):
       'them, so that the next run need not read them'.format(
           extraction.CACHE_FOLDER))
   arguments = parser.parse_args(argv)
-  if arguments.epsilons is None:
-    if arguments.num_epsilons < 1:
-      parser.error('-num_epsilons: at least 1')
-    arguments.epsilons = np.linspace(
-        arguments.epsilon_low, arguments.epsilon_high,
-        arguments.num_epsilons).tolist()
-  if not all(0 <= epsilon <= 100 for epsilon in arguments.epsilons):
+  if arguments.output_dir == '':
+    parser.error('-output_dir: names no folder')
+  ends = arguments.epsilons or [arguments.epsilon_low, arguments.epsilon_high]
+  if not all(0 <= epsilon <= 100 for epsilon in ends):
     parser.error('epsilons are percent, from 0 to 100')
+  if arguments.epsilons is None:
+    if not 1 <= arguments.num_epsilons <= MOST_EPSILONS:
+      parser.error('-num_epsilons: from 1 to {:,}'.format(MOST_EPSILONS))
+    arguments.epsilons = np.linspace(*ends, num=arguments.num_epsilons).tolist()
   arguments.epsilons = sorted(set(arguments.epsilons))
+  if len(arguments.epsilons) > MOST_EPSILONS:
+    parser.error('-epsilons: at most {:,}'.format(MOST_EPSILONS))
   return arguments
 
 
@@ -109,8 +132,8 @@ def _choices(known):
 
 def _percents(text):
   try:
-    return [float(fractions.Fraction(part)) for part in text.split(',')]
-  except (ValueError, ZeroDivisionError):
+    return [float(part) for part in text.split(',')]
+  except ValueError:
     raise argparse.ArgumentTypeError(
         '{!r}: numbers separated by commas, such as 0,1,1.8'.format(text))
 
@@ -264,6 +287,7 @@ def cost_of_output(arguments, classifier_ids, num_classes):
     `macs.NetworkCost`.
   """
   report.check_output_dir(arguments.output_dir)
+  figures.check_is_there()
   if len(classifier_ids) < 2:
     raise UserError(
         '-softmax_dir_to_validate_against {}: holds classifier {} alone; a '
@@ -294,20 +318,41 @@ def write_cascade(arguments, read, measured, cost, num_classes):
          for one in accuracies.values()):
     _, other_results = analyse(not arguments.count_unfilled_rows)
   options = {name: value for name, value in vars(arguments).items()
-             if name != 'output_dir'}
+             if name not in ('output_dir', 'epsilon_low', 'epsilon_high',
+                             'num_epsilons')}
+  for name in ('softmax_dir', 'dataset_path'):
+    options[name] = options[name] and os.path.abspath(options[name])
   return report.write_results(
       arguments.output_dir, options, of_split, measured, division, results,
       other_results, cost)
 
 
-def main(argv=None):
-  arguments = parse_arguments(argv)
+def _print(lines):
+  text = ''.join(line + '\n' for line in lines)
+  # A folder's name may hold what the terminal cannot show.
+  encoding = sys.stdout.encoding or 'utf-8'
   try:
-    lines = run(arguments)
+    sys.stdout.write(text.encode(encoding, 'backslashreplace').decode(encoding))
+    sys.stdout.flush()
+  except OSError as error:
+    # Or Python would try once more at the end, and say so in many lines.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise UserError('standard output: cannot be written ({})'.format(
+        error.strerror))
+
+
+def main(argv=None):
+  try:
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    _print(run(arguments))
   except UserError as error:
     sys.exit('analyze_imagenet_labels.py: {}'.format(error))
-  print('\n'.join(lines))
+  except KeyboardInterrupt:
+    print('analyze_imagenet_labels.py: interrupted', file=sys.stderr)
+    sys.exit(130)
 
 
 if __name__ == '__main__':
+  # Batch schedulers stop programs by it; unfinished files go as with Ctrl-C.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   main()

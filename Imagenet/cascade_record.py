@@ -9,6 +9,7 @@ Nothing here needs TensorFlow, so that the analysis shares the format.
 """
 
 import collections
+import contextlib
 import json
 import os
 
@@ -109,26 +110,37 @@ def write(folder, network, classifier_id, checkpoint, versions):
   Raises:
     UserError: as for `check_folder`; or the file cannot be written.
   """
-  # A run for another classifier may be ending at this moment: the file is
-  # read just before it is replaced, and the unfinished file is this run's own.
   path = os.path.join(folder, FILE_NAME)
   unfinished_path = '{}.clf{}{}'.format(
       path, classifier_id, softmax_dump.UNFINISHED_SUFFIX)
-  checkpoints = _dumped_checkpoints(folder, network)
-  checkpoints[classifier_id] = checkpoint
   try:
-    with open(unfinished_path, 'w') as stream:
-      json.dump(_record(network, checkpoints, versions), stream, indent=2)
-      stream.write('\n')
-      stream.flush()
-      os.fsync(stream.fileno())
-    os.replace(unfinished_path, path)
+    with _locked(folder):
+      checkpoints = _dumped_checkpoints(folder, network)
+      checkpoints[classifier_id] = checkpoint
+      with open(unfinished_path, 'w') as stream:
+        json.dump(_record(network, checkpoints, versions), stream, indent=2)
+        stream.write('\n')
+        stream.flush()
+        os.fsync(stream.fileno())
+      os.replace(unfinished_path, path)
   except OSError as error:
     raise UserError('{}: cannot be written ({}); the dumps beside it are '
                     'complete'.format(path, error.strerror))
   finally:
     if os.path.exists(unfinished_path):
       os.remove(unfinished_path)
+
+
+@contextlib.contextmanager
+def _locked(folder):
+  """Keeps a run for another classifier, ending at this moment, waiting."""
+  import fcntl  # Not there on Windows, where nothing is dumped.
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(descriptor)
 
 
 def _dumped_checkpoints(folder, network):

@@ -8,5 +8,6 @@ names from there. The files of `Imagenet/` import each other as flat siblings
 import os
 import sys
 
-sys.path.append(os.path.join(
+# Before the site's packages, one of which might bear a name of ours.
+sys.path.insert(1, os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'Imagenet'))

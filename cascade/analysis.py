@@ -13,7 +13,7 @@ from cascade import evaluation, pareto, thresholds
 from cascade.answers import cascade_answers, unfilled_rows
 from user_error import UserError
 
-# The paper's classifier-specific thresholds first; see `fit_method`.
+# The paper's classifier-specific thresholds come first.
 METHODS = ('cst', 'global', 'ccst', 'budgeted', 'pareto')
 
 # Methods whose setting is epsilon.
@@ -58,7 +58,7 @@ def divide(answers, fit_on, count_unfilled_rows):
     else:
       rows[split] = np.flatnonzero(~is_unfilled)
       num_images[split] = len(rows[split])
-    if num_images[split] < (2 if fit_on == split else 1):
+    if num_images[split] < (2 if fit_on == split == 'validation' else 1):
       raise UserError(
           '{}: {:,} rows were filled by every classifier, which is not enough '
           'for thresholds; dump the classifiers again (step 3)'.format(

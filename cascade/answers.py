@@ -11,6 +11,7 @@ import numpy as np
 from cascade import dumps
 
 METRICS = ('top1', 'top5')
+METRIC_TITLES = {'top1': 'top-1', 'top5': 'top-5'}
 
 # Of one classifier on one split, both metrics: `confidence` and `correct` are
 # dicts from metric to [images]; `unfilled`, bool [images], marks the rows that

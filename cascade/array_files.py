@@ -81,15 +81,24 @@ class RowReader(object):
       float32 [stop - start, columns], a view of `buffer`.
 
     Raises:
-      UserError: the file has become shorter since it was opened.
+      UserError: the file cannot be read, or has become shorter since it was
+        opened.
     """
     rows = buffer[:stop - start]
     if self._region is None:
       rows[:] = self._array[start:stop]
       return rows
     path, offset = self._region
+    try:
+      self._read_into(rows, path, offset + start * self._array.strides[0])
+    except OSError as error:
+      raise UserError('{}: cannot be read ({})'.format(
+          path, error.strerror or error))
+    return rows
+
+  def _read_into(self, rows, path, offset):
     with open(path, 'rb', buffering=0) as stream:
-      stream.seek(offset + start * self._array.strides[0])
+      stream.seek(offset)
       unread = memoryview(rows).cast('B')
       while len(unread):
         num_bytes = stream.readinto(unread)
@@ -97,7 +106,6 @@ class RowReader(object):
           raise UserError('{}: was cut short while it was read; run the '
                           'command again'.format(path))
         unread = unread[num_bytes:]
-    return rows
 
 
 def _file_region(array):

@@ -8,10 +8,10 @@ cache, a folder of top-5 files beside them.
 import collections
 from concurrent import futures
 import contextlib
+import functools
 import json
 import os
 import sys
-import tempfile
 
 import numpy as np
 
@@ -29,7 +29,7 @@ Top5 = collections.namedtuple('Top5', 'classes probabilities')
 CACHE_FOLDER = 'top5_cache'
 _CACHE_RECORD = 'sources.json'
 
-# Rows that a thread reads at a time: 64 MB of float32 at 1001 classes.
+# Rows that a thread is given at a time: 64 MB of float32 at 1001 classes.
 _ROWS_PER_TASK = 1 << 14
 
 
@@ -50,10 +50,12 @@ def read_top5(dump, use_cache=False, check_all_rows=False):
     UserError: a row is no softmax or disagrees with the top-5 files, or the
       softmaxes are needed and not there.
   """
-  must_read = dump.top5_probabilities is None or (
-      check_all_rows and dump.has_softmaxes)
-  if not must_read:
+  if dump.top5_probabilities is not None and not check_all_rows:
     return Top5(dump.top5_classes, dump.top5_probabilities)
+  if check_all_rows and not dump.has_softmaxes:
+    raise UserError(
+        '-check_all_rows: {} has no softmaxes to check; leave this option out '
+        '({})'.format(dump.name, dump.path))
   if not dump.has_softmaxes:
     missing = softmax_dump.top5_probabilities_file_name(
         dump.classifier_id, dump.split)
@@ -65,9 +67,11 @@ def read_top5(dump, use_cache=False, check_all_rows=False):
   if use_cache and not check_all_rows:
     top5 = _read_cache(dump)
   if top5 is None:
+    sources = _sources(dump)
     top5 = _extract(dump)
-    if use_cache:
-      _write_cache(dump, top5)
+    # Softmaxes that were replaced meanwhile are not what was read.
+    if use_cache and sources == _sources(dump):
+      _write_cache(dump, top5, sources)
   if dump.top5_classes is not None:
     top5 = top5._replace(classes=dump.top5_classes)
   return top5
@@ -147,23 +151,28 @@ def _read_cache(dump):
   return top5
 
 
-def _write_cache(dump, top5):
+def _write_cache(dump, top5, sources):
   """Keeps `top5`; a folder that cannot be written costs time, not the run."""
   folder, paths = _cache_paths(dump)
   try:
     os.makedirs(folder, exist_ok=True)
     record = _read_record(folder)
-    for name in _sources(dump):  # Not valid while it is being replaced.
+    for name in sources:  # Not valid while it is being replaced.
       record.pop(name, None)
     _write_json(folder, record)
     for path, array in zip(paths, top5):
       with _named_when_complete(path) as stream:
         np.save(stream, array)
-    record.update(_sources(dump))
+    record.update(sources)
     _write_json(folder, record)
   except OSError as error:
-    print('{}: the cache cannot be written ({}); the softmaxes will be read '
-          'again next time'.format(folder, error.strerror), file=sys.stderr)
+    _warn_once('{}: the cache cannot be written ({}); the softmaxes will be '
+               'read again next time'.format(folder, error.strerror))
+
+
+@functools.lru_cache(maxsize=None)
+def _warn_once(message):
+  print(message, file=sys.stderr)
 
 
 def _write_json(folder, record):
@@ -173,12 +182,13 @@ def _write_json(folder, record):
 
 @contextlib.contextmanager
 def _named_when_complete(path):
-  descriptor, unfinished = tempfile.mkstemp(
-      suffix=softmax_dump.UNFINISHED_SUFFIX, dir=os.path.dirname(path))
+  unfinished = '{}.{}{}'.format(
+      path, os.getpid(), softmax_dump.UNFINISHED_SUFFIX)
   try:
-    with os.fdopen(descriptor, 'wb') as stream:
+    with open(unfinished, 'wb') as stream:
       yield stream
     os.replace(unfinished, path)
   except BaseException:
-    os.remove(unfinished)
+    if os.path.exists(unfinished):
+      os.remove(unfinished)
     raise

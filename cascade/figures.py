@@ -13,6 +13,7 @@ which draws nothing.
 
 import collections
 import contextlib
+import importlib.util
 import math
 import os
 import threading
@@ -20,7 +21,9 @@ import threading
 import numpy as np
 
 from cascade.analysis import EPSILON_METHODS, METHODS
+from cascade.answers import METRIC_TITLES
 from cascade.confidence import bin_edges
+from user_error import UserError
 
 PNG_DPI = 300
 
@@ -72,7 +75,7 @@ _METHOD_LINES = {
                  linestyle='-.', marker='s', markersize=2.4, zorder=5),
     'budgeted': dict(label='budgeted (MSDNet)', color='#22927c', linewidth=.8,
                      linestyle=':', marker='^', markersize=2.8, zorder=5),
-    'pareto': dict(label='pareto, best for each cost', color='#b2182b',
+    'pareto': dict(label='pareto, by search', color='#b2182b',
                    linewidth=.9, linestyle='--', zorder=6),
 }
 
@@ -89,7 +92,6 @@ BOLUKBASI_SPEEDUP = (1., 1.08, 1.18, 1.22)
 # The lowest share of images that figure 5.d shows, in percent.
 _LEAST_SHARE = .001
 
-_METRIC_TITLES = {'top1': 'Top-1', 'top5': 'Top-5'}
 _CONFIDENCE_LABELS = {
     'top1': 'Confidence (largest softmax)',
     'top5': 'Confidence (sum of top-5 softmaxes)'}
@@ -109,15 +111,26 @@ def matplotlib_version():
   return matplotlib.__version__
 
 
+def check_is_there():
+  """Raises `UserError` if matplotlib is not installed."""
+  if importlib.util.find_spec('matplotlib') is None:
+    raise UserError('-output_dir: the figures need matplotlib, which this '
+                    'Python has not; install it, or use the environment that '
+                    './setup_env.sh analysis makes')
+
+
 def load_in_background():
   """Begins to import matplotlib, half a second that may pass while one reads.
 
   Whoever needs it sooner waits for it.
   """
   def load():
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_pdf
-    import matplotlib.figure
+    try:
+      import matplotlib.backends.backend_agg
+      import matplotlib.backends.backend_pdf
+      import matplotlib.figure
+    except ImportError:  # Said by `check_is_there`.
+      pass
 
   threading.Thread(target=load).start()
 
@@ -216,7 +229,7 @@ def accuracy_vs_macs(metric, points, classifiers, plain, comparison):
   for marks, label, marker, size, zorder in (
       (comparison, 'Bolukbasi et al. 2017', 'D', 4, 7),
       ([plain] if plain else [], 'plain network', '*', 10, 8),
-      (list(classifiers.values()), 'one classifier alone', 'x', 4.5, 7)):
+      (list(classifiers.values()), 'all at one classifier', 'x', 4.5, 7)):
     if marks:
       series.append((marks, dict(
           label=label, marker=marker, markersize=size, color='k',
@@ -232,7 +245,7 @@ def accuracy_vs_macs(metric, points, classifiers, plain, comparison):
   axes.set_ylim(_limits(100 * accuracies, margin=.12, least_span=1))
   axes.set_xlabel('Cost (GMACs per image)')
   axes.set_ylabel('{} accuracy of the cascade (%)'.format(
-      _METRIC_TITLES[metric]))
+      METRIC_TITLES[metric].capitalize()))
   for k, (gmacs, accuracy) in classifiers.items():
     if _inches_from_corner(axes, gmacs, accuracy)[1] > _NAME_HEIGHT:
       axes.annotate(_classifier_name(k), (gmacs, 100 * accuracy), (0, -5),
@@ -277,7 +290,9 @@ def _annotate_epsilons(axes, points):
         'ε = {:g} %'.format(point.setting),
         (point.gmacs_per_image, 100 * point.test_accuracy), (-7, 9),
         textcoords='offset points', ha='right', va='bottom',
-        size=_ANNOTATION_SIZE, zorder=9, arrowprops=dict(
+        size=_ANNOTATION_SIZE, zorder=9,
+        bbox=dict(facecolor='w', edgecolor='none', alpha=.8, pad=.4),
+        arrowprops=dict(
             arrowstyle='-', linewidth=.5, shrinkA=0, shrinkB=0,
             relpos=(1, 0)))
 
@@ -300,7 +315,7 @@ def confidence_clf(curves):
       [1.5] + [.45] * len(classifier_ids), len(curves), num_text_rows=2,
       left_margin=.82)
   for column, (metric, of_metric) in zip(panels.T, curves.items()):
-    column[0].set_title(_METRIC_TITLES[metric])
+    column[0].set_title(METRIC_TITLES[metric].capitalize())
     column[0].set_xlim(0, 1)
     column[-1].set_xlabel(_CONFIDENCE_LABELS[metric])
     for panel, (k, curve) in zip(column[1:], of_metric.items()):
@@ -359,7 +374,7 @@ def exit_shares(points, classifier_ids):
     areas = panel.stackplot(
         settings, 100 * np.array(shares).T, edgecolor='w', linewidth=.6,
         colors=[_CLASSIFIER_COLORS[k] for k in classifier_ids])
-    panel.set_title(_METRIC_TITLES[metric])
+    panel.set_title(METRIC_TITLES[metric].capitalize())
     panel.set_xlabel(_SETTING_LABELS[method])
     panel.set_xlim(settings[0], settings[-1])
   panels[0, 0].set_ylim(0, 100)

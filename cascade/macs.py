@@ -38,8 +38,8 @@ _PAPER_NETWORK = collections.OrderedDict([
 PUBLISHED_MACS_FROM_EXIT_TO_EXIT = (1817092009, 1467571177, 759970793)
 PUBLISHED_PLAIN_MACS = 4037883817
 
-# Above this, float64, in which costs are averaged, skips whole numbers.
-_MOST_MACS = 2**53
+# Costs are added up over all images, in 64 bits: two million images have room.
+_MOST_MACS = 4 * 10**12
 
 # An entry of `exits`; what it does not have is None. `key` is its place in the
 # file, for messages.
@@ -313,8 +313,9 @@ class _CostFile(object):
       value = int(value)
     # `type`: to isinstance, true and false are numbers.
     if type(value) is not int or not least <= value <= _MOST_MACS:
-      raise self._error(key + name, 'is {}, not a whole number from {} to 2**53'
-                        .format(_shown(fields[name]), least))
+      raise self._error(
+          key + name, 'is {}, not a whole number from {} to {:,}'.format(
+              _shown(fields[name]), least, _MOST_MACS))
     return value
 
   def _error(self, key, what):

@@ -14,7 +14,7 @@ import numpy as np
 
 from cascade import confidence, csv_files, evaluation, figures
 from cascade.analysis import EPSILON_METHODS, HALVES_SEED
-from cascade.answers import unfilled_rows
+from cascade.answers import METRIC_TITLES, unfilled_rows
 from user_error import UserError
 
 CASCADE_CSV = 'cascade.csv'
@@ -23,7 +23,6 @@ CONFIDENCE_CSV = 'confidence.csv'
 SUMMARY_JSON = 'summary.json'
 UNFILLED_CSV = 'unfilled_rows_effect.csv'
 
-_METRIC_TITLES = {'top1': 'top-1', 'top5': 'top-5'}
 
 
 def check_output_dir(folder):
@@ -32,16 +31,22 @@ def check_output_dir(folder):
   Raises:
     UserError: it cannot.
   """
-  parent = os.path.dirname(os.path.abspath(folder))
   if os.path.exists(folder) and not os.path.isdir(folder):
     raise UserError('-output_dir {}: is a file; name a folder'.format(folder))
-  if not os.path.isdir(parent):
+  needed = _folder_to_write(folder)
+  if not os.path.isdir(needed):
     raise UserError('-output_dir {}: {} is not there; make it first'.format(
-        folder, parent))
-  for needed in {parent, folder if os.path.isdir(folder) else parent}:
-    if not os.access(needed, os.W_OK | os.X_OK):
-      raise UserError('-output_dir {}: {} cannot be written; name another '
-                      'folder'.format(folder, needed))
+        folder, needed))
+  if not os.access(needed, os.W_OK | os.X_OK):
+    raise UserError('-output_dir {}: {} cannot be written; name another folder'
+                    .format(folder, needed))
+
+
+def _folder_to_write(folder):
+  """`folder` itself, which may be a disk of its own, or where it will be."""
+  if os.path.isdir(folder):
+    return folder
+  return os.path.dirname(os.path.abspath(folder))
 
 
 @contextlib.contextmanager
@@ -57,20 +62,26 @@ def output_files(folder):
   Yields:
     The path of the temporary folder.
   """
-  target = os.path.abspath(folder)
-  temporary = tempfile.mkdtemp(
-      prefix='.{}.'.format(os.path.basename(target)), suffix='.unfinished',
-      dir=os.path.dirname(target))
+  temporary = None
   try:
+    temporary = tempfile.mkdtemp(
+        prefix='.{}.'.format(os.path.basename(os.path.abspath(folder))),
+        suffix='.unfinished', dir=_folder_to_write(folder))
     yield temporary
-    os.makedirs(target, exist_ok=True)
-    for name in os.listdir(temporary):
-      os.replace(os.path.join(temporary, name), os.path.join(target, name))
+    os.makedirs(folder, exist_ok=True)
+    names = os.listdir(temporary)
+    for name in names:
+      if os.path.isdir(os.path.join(folder, name)):
+        raise UserError('-output_dir {}: holds a folder named {}; move it or '
+                        'name another folder'.format(folder, name))
+    for name in names:
+      os.replace(os.path.join(temporary, name), os.path.join(folder, name))
   except OSError as error:
     raise UserError('-output_dir {}: cannot be written ({})'.format(
         folder, error.strerror or error))
   finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+    if temporary is not None:
+      shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_results(folder, options, answers, measured, division, results,
@@ -243,7 +254,7 @@ def table_lines(results, areas, division, cost):
   Returns:
     A list of str.
   """
-  titles = [_METRIC_TITLES[metric] for metric in results]
+  titles = [METRIC_TITLES[metric] for metric in results]
   lines = ['', 'Cascade: thresholds fitted on {:,} {} images, judged on {:,} '
            '{} images'.format(
                division.num_fit, division.fit_split,
@@ -258,7 +269,8 @@ def table_lines(results, areas, division, cost):
           '{:10.4f}{:9.3f}'.format(point.test_accuracy, point.speedup)
           for point in row))
   lines += ['', 'Mean accuracy over cost, {:.4g} to {:.4g} GMACs per image'
-            .format(cost.exit_macs[0] / 1e9, cost.exit_macs[-1] / 1e9),
+            .format(cost.exit_macs[0] / 1e9, cost.exit_macs[-1] / 1e9) +
+            ' (README, step 5)',
             ' ' * 8 + ''.join('{:>10}'.format(title) for title in titles)]
   for method in methods:
     lines.append('{:<8}'.format(method) + ''.join(

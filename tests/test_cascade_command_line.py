@@ -3,9 +3,11 @@
 """
 
 import csv
+import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -217,14 +219,18 @@ def test_epsilons(folder, options, expected):
 @pytest.mark.parametrize('options', [
     ['-epsilons', '1,x'], ['-epsilons', '101'], ['-epsilons', '-1'],
     ['-epsilons', ''], ['-num_epsilons', '0'], ['-epsilon_high', '200'],
-    ['-method', 'best'], ['-method', ','], ['-metric', 'top2'],
-    ['-fit_on', 'test']])
+    ['-epsilons', '1e400'], ['-epsilons', 'nan'], ['-epsilon_low', 'inf'],
+    ['-num_epsilons', '1000000000000'], ['-method', 'best'], ['-method', ','],
+    ['-metric', 'top2'], ['-fit_on', 'test'], ['-output_dir', ''],
+    ['-met', 'top1'], ['--epsilon', '1'], ['-fit', 'train']])
 def test_wrong_options(folder, options, capsys):
   with pytest.raises(SystemExit) as caught:
     analyze(folder, *options)
   assert caught.value.code == 2
   assert not out(folder).exists()
-  assert options[0].lstrip('-')[:7] in capsys.readouterr().err
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  assert options[0].lstrip('-')[:7] in error
 
 
 def test_halves_of_the_validation_split(folder):
@@ -299,6 +305,44 @@ def test_the_same_input_gives_the_same_bytes(folder, drawn):
   analyze(folder)
   for name in FILES:
     assert (out(folder) / name).read_bytes() == first[name], name
+
+
+def test_a_folder_in_the_way_of_a_file(folder):
+  (out(folder) / 'summary.json').mkdir(parents=True)
+  with pytest.raises(SystemExit, match='holds a folder named summary.json'):
+    analyze(folder)
+  assert os.listdir(str(out(folder))) == ['summary.json']
+
+
+def test_no_matplotlib(folder, monkeypatch):
+  find_spec = importlib.util.find_spec
+  monkeypatch.setattr(
+      importlib.util, 'find_spec',
+      lambda name: None if name == 'matplotlib' else find_spec(name))
+  assert 'matplotlib' in error_of(folder)
+
+
+def test_nothing_to_check_rows_against(folder):
+  for path in folder.glob('*all_probabilities*'):
+    path.unlink()
+  assert 'no softmaxes to check' in error_of(folder, '-check_all_rows')
+
+
+@pytest.mark.parametrize('signal_sent', [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(folder, signal_sent):
+  os.unlink(str(folder / 'cascade.json'))
+  os.mkfifo(str(folder / 'cascade.json'))  # It waits here.
+  process = subprocess.Popen(
+      [sys.executable, SCRIPT, '-softmax_path', str(folder), '-output_dir',
+       str(out(folder))], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+  # Opening the other end waits until the program has come so far.
+  with open(str(folder / 'cascade.json'), 'w'):
+    process.send_signal(signal_sent)
+    stdout, stderr = process.communicate()
+  assert (process.returncode, stdout) == (130, b'')
+  assert stderr == b'analyze_imagenet_labels.py: interrupted\n'
+  assert sorted(os.listdir(str(folder.parent))) == ['output_softmax']
 
 
 @pytest.mark.parametrize('where', ['file', 'no parent'])

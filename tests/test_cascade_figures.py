@@ -264,7 +264,7 @@ def test_accuracy_vs_macs(paper_figures, metric):
   labels = collections.OrderedDict(zip(METHODS, legend_texts(figure)))
   assert legend_texts(figure)[len(METHODS):] == (
       ['Bolukbasi et al. 2017'] if metric == 'top5' else []) + [
-          'plain network', 'one classifier alone']
+          'plain network', 'all at one classifier']
   for method, label in labels.items():
     assert label.startswith(method)
     points = make_points(
@@ -279,7 +279,7 @@ def test_accuracy_vs_macs(paper_figures, metric):
   plain = line_of(axes, 'plain network')
   np.testing.assert_allclose(
       plain.get_xydata(), [[4.089186304, 100 * ACCURACIES[metric][-1]]])
-  alone = line_of(axes, 'one classifier alone')
+  alone = line_of(axes, 'all at one classifier')
   np.testing.assert_allclose(alone.get_xydata(), np.transpose(
       [[1.81668352, 3.28414208, 4.095430656],
        100 * np.array(ACCURACIES[metric])]))
@@ -298,7 +298,7 @@ def test_points_of_interest_fill_the_figure(monkeypatch):
   axes, = figure.axes
   interest = np.concatenate(
       [line.get_xydata() for line in axes.lines
-       if line.get_label() != 'one classifier alone'])
+       if line.get_label() != 'all at one classifier'])
   for values, (low, high) in zip(
       interest.T, [axes.get_xlim(), axes.get_ylim()]):
     assert low < values.min() and values.max() < high
