@@ -1,165 +1,217 @@
-"""The archives of ILSVRC2012, indexed in place: where each image's bytes lie.
+"""ImageNet as people have it, indexed in place: archives or unpacked folders.
 
-The training archive is a tar of one tar per synset (n01440764.tar) of JPEGs,
-the validation archive a flat tar of JPEGs, with the synset of each image in a
-text file beside it. Nothing is unpacked and nothing is written.
+The training images come as a tar of one tar per synset (n01440764.tar) of
+JPEGs, as a folder of these tars, or as a folder of one folder per synset; the
+validation images as a flat tar or folder, with the synset of each image in a
+list apart, or as one folder per synset. However they come, the same images get
+the same order and labels. Nothing is unpacked and nothing is written.
 """
 
 import collections
+import contextlib
 import os
 import posixpath
-import tarfile
 
+import image_folder
+import imagenet_devkit
+import tar_headers
+from image_index import MAX_IMAGE_BYTES, IndexBuilder
 from tools_command_line import InputError
 
-# Where an image is and what it shows.
-#   archive: path of the tar on disk.
-#   name: its path within the archive, for messages; behind the last slash is
-#     its file name.
-#   offset, size: its bytes in the file `archive`.
-#   synset: the class, such as 'n01440764'.
-ArchivedImage = collections.namedtuple(
-    'ArchivedImage', ['archive', 'name', 'offset', 'size', 'synset'])
+# A synset's tar within a file on disk, which is `container`.
+#   name: its path in the container, '' if it is the container.
+_SynsetTar = collections.namedtuple(
+    '_SynsetTar', ['synset', 'container', 'name', 'offset', 'size'])
 
-_BLOCK_BYTES = 512  # Tar headers and padding come in blocks of this size.
+# For the tars of synsets, which are not read whole.
+_NO_LIMIT = float('inf')
 
 
-def _list_files(tar_file, tar_name):
-  """Lists the regular files of an uncompressed tar, sorted by name.
-
-  Args:
-    tar_file: a binary file object that holds the tar and no more.
-    tar_name: its name, for messages.
-
-  Returns:
-    A list of `(name, offset_data, size)`, offsets within `tar_file`.
-
-  Raises:
-    InputError: not a tar, a damaged one, or one with an entry that would be
-      lost in silence: a link, or a second file of the same name.
-  """
-  files = {}
-  try:
-    with tarfile.open(fileobj=tar_file, mode='r:', encoding='utf-8',
-                      errors='surrogateescape') as tar:
-      for member in tar:
-        if member.isdir():
-          continue
-        if not member.isreg() or member.issparse():
-          raise InputError(
-              '{}/{}: not a plain file but a link or the like; pack the tar '
-              'again from plain files'.format(tar_name, member.name))
-        name = posixpath.normpath(member.name)
-        if name in files:
-          raise InputError(
-              '{}/{}: occurs twice; pack the tar again with one file of each '
-              'name'.format(tar_name, name))
-        files[name] = (member.offset_data, member.size)
-      end = tar.offset
-  except tarfile.TarError as error:
-    raise InputError(
-        '{}: not an uncompressed tar, or a damaged one ({}); get it again'
-        .format(tar_name, error))
-  # tarfile takes a damaged header for the end of the archive; the true end is
-  # a block of zeros, or the end of the file.
-  tar_file.seek(end)
-  if tar_file.read(_BLOCK_BYTES).strip(b'\0'):
-    raise InputError('{}: damaged at byte {:,}; get it again'.format(
-        tar_name, end))
-  return sorted((name,) + place for name, place in files.items())
+def check_begins_well(path):
+  """Raises `InputError` unless `path` is a folder or a tar begins there."""
+  if not os.path.exists(path):
+    raise InputError('{}: no such file or folder; name the archive to read, or '
+                     'the folder it was unpacked to'.format(path))
+  if not os.path.isdir(path):
+    with _opened(path) as descriptor:
+      tar_headers.check_begins_well(descriptor, path)
 
 
-def check_is_tar(path):
-  """Raises `InputError` unless a tar begins at the first byte of `path`."""
-  if not os.path.isfile(path):
-    raise InputError('{}: no such file; name the archive to read'.format(path))
-  try:
-    with tarfile.open(path, mode='r:'):
-      pass
-  except tarfile.TarError as error:
-    raise InputError('{}: not an uncompressed tar ({}); get it again'.format(
-        path, error))
-
-
-def index_train_archive(path, make_progress):
-  """Lists the images of a tar of per-synset tars.
+def index_imagenet(train_path, validation_path, labels_path, make_progress,
+                   say):
+  """Lists the images of both splits, the quickest checks first.
 
   Args:
-    path: such as ILSVRC2012_img_train.tar.
+    train_path: such as ILSVRC2012_img_train.tar, or a folder.
+    validation_path: such as ILSVRC2012_img_val.tar, or a folder.
+    labels_path: see `read_validation_synsets`; line i is of the i-th image by
+      file name. Unused if `validation_path` has a folder per synset.
     make_progress: a function of `(total, noun)` that returns a context manager
       with a method `step()`, called once per synset: on a hard disk the 1.3
       million headers take minutes.
+    say: a function of a line of text, called if files are passed over.
 
   Returns:
-    A list of `ArchivedImage`, sorted by synset, then by name.
+    Two `ImageIndex`es, `(train, validation)`, whose classes are the synsets of
+    the training images: the former sorted by synset, then by name; the latter
+    by file name.
 
   Raises:
-    InputError: the archive is damaged or not laid out as above, or a synset
-      has no images.
+    InputError: an archive is damaged or not laid out as above, a synset has no
+      images, labels and images differ in number, or a label is not a synset of
+      the training images.
+    OSError: a file or folder cannot be read.
   """
-  images = []
-  with open(path, 'rb') as archive:
-    synset_tars = _list_files(archive, path)
-    if not synset_tars:
+  check_begins_well(train_path)
+  check_begins_well(validation_path)
+  passed_over = image_folder.PassedOver()
+  synset_tars = _list_synset_tars(train_path)
+  synsets = ([synset_tar.synset for synset_tar in synset_tars]
+             or image_folder.class_names(train_path, passed_over))
+  # The training images come last: their index may take minutes.
+  validation = _index_validation(
+      validation_path, labels_path, train_path, synsets, passed_over)
+  train = IndexBuilder(synsets)
+  with make_progress(len(synsets), 'synsets indexed') as progress:
+    for label, synset in enumerate(synsets, 1):
+      if synset_tars:
+        container = synset_tars[label - 1].container
+        images = _list_synset_tar(synset_tars[label - 1])
+      else:
+        container = train_path
+        images = image_folder.list_images(train_path, synset, passed_over)
+      train.add_container(container, images, label)
+      progress.step()
+  passed_over.say(say)
+  return train.finish(), validation
+
+
+@contextlib.contextmanager
+def _opened(path):
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    yield descriptor
+  finally:
+    os.close(descriptor)
+
+
+def _list_synset_tars(path):
+  """The `_SynsetTar`s of a tar or a folder, sorted by synset.
+
+  Empty if `path` is a folder that has no tars.
+  """
+  if os.path.isdir(path):
+    names = [name for name in os.listdir(path)
+             if name.endswith('.tar') and not name.startswith('.')]
+    synset_tars = [
+        _SynsetTar(os.path.splitext(name)[0], os.path.join(path, name), '', 0,
+                   os.path.getsize(os.path.join(path, name)))
+        for name in names]
+    if names and image_folder.has_folders(path):
+      raise InputError('{}: holds tars and folders; keep the ones or the others'
+                       .format(path))
+  else:
+    synset_tars = []
+    with _opened(path) as descriptor:
+      files = tar_headers.list_files(
+          descriptor, 0, os.fstat(descriptor).st_size, path, _NO_LIMIT)
+    if not files:
       raise InputError('{}: holds no files; one tar per synset is expected, '
                        'such as n01440764.tar'.format(path))
-    with make_progress(len(synset_tars), 'synsets indexed') as progress:
-      for tar_name, tar_offset, tar_size in synset_tars:
-        synset, extension = os.path.splitext(posixpath.basename(tar_name))
-        if extension != '.tar':
-          raise InputError(
-              '{}/{}: not a tar; the training archive holds one tar per '
-              'synset, such as n01440764.tar'.format(path, tar_name))
-        # A window, so that a damaged inner tar cannot run into the next one.
-        window = _Window(archive, tar_offset, tar_size)
-        files = _list_files(window, '{}/{}'.format(path, tar_name))
-        if not files:
-          raise InputError('{}/{}: holds no images; get the archive again, or '
-                           'leave that synset out'.format(path, tar_name))
-        images.extend(
-            ArchivedImage(path, '{}/{}'.format(tar_name, name),
-                          tar_offset + offset, size, synset)
-            for name, offset, size in files)
-        progress.step()
-  # 'a.tar' sorts before 'a-b.tar' as a synset and behind it as a file name.
-  images.sort(key=lambda image: (image.synset, image.name))
-  return images
+    for name, offset, size in files:
+      name = name.decode('utf-8', 'surrogateescape')
+      synset, extension = os.path.splitext(posixpath.basename(name))
+      if extension != '.tar':
+        raise InputError(
+            '{}/{}: not a tar; the training archive holds one tar per synset, '
+            'such as n01440764.tar'.format(path, name))
+      synset_tars.append(_SynsetTar(synset, path, name, offset, size))
+  synset_tars.sort()
+  for one, other in zip(synset_tars, synset_tars[1:]):
+    if one.synset == other.synset:
+      raise InputError('{}/{}: the synset occurs twice; leave one of the two '
+                       'out'.format(path, other.name))
+  return synset_tars
 
 
-def index_validation_archive(path, labels_path):
-  """Lists the images of a flat tar, each with its synset.
-
-  Args:
-    path: such as ILSVRC2012_img_val.tar.
-    labels_path: a text file; line i is the synset of the i-th image in sorted
-      file-name order.
-
-  Returns:
-    A list of `ArchivedImage` in that order.
-
-  Raises:
-    InputError: the archive is damaged or empty, the labels are not text, or
-      there are not as many labels as images.
+def _list_synset_tar(synset_tar):
+  """`(name, offset, size)` of each image; names and offsets of the container.
   """
-  synsets = read_validation_synsets(labels_path)
-  with open(path, 'rb') as archive:
-    files = _list_files(archive, path)
+  _, container, tar_name, offset, size = synset_tar
+  path = os.path.join(container, tar_name) if tar_name else container
+  with _opened(container) as descriptor:
+    files = tar_headers.list_files(
+        descriptor, offset, offset + size, path, MAX_IMAGE_BYTES)
   if not files:
-    raise InputError('{}: holds no images; get it again'.format(path))
-  if len(synsets) != len(files):
+    raise InputError('{}: holds no images; get the archive again, or leave '
+                     'that synset out'.format(path))
+  folder = tar_name.encode('utf-8', 'surrogateescape')
+  return [(os.path.join(folder, name), image_offset, image_size)
+          for name, image_offset, image_size in files]
+
+
+def _index_validation(path, labels_path, train_path, synsets, passed_over):
+  """The `ImageIndex` of the validation images."""
+  label_of = {synset: label for label, synset in enumerate(synsets, 1)}
+  validation = IndexBuilder(synsets)
+  if os.path.isdir(path) and image_folder.has_folders(path):
+    images = []
+    for synset in image_folder.class_names(path, passed_over):
+      if synset not in label_of:
+        raise InputError('{}: not one of the {:,} synsets of {}; remove it'
+                         .format(os.path.join(path, synset), len(synsets),
+                                 train_path))
+      images.extend(image + (label_of[synset],) for image in
+                    image_folder.list_images(path, synset, passed_over))
+    # In the order of the flat archive, where folders do not count.
+    images.sort(key=lambda image: (os.path.basename(image[0]), image))
+    validation.add_container(path, [image[:3] for image in images],
+                             [image[3] for image in images])
+    return validation.finish()
+
+  validation_synsets = read_validation_synsets(labels_path)
+  if os.path.isdir(path):
+    images = image_folder.list_images(path, '', passed_over)
+  else:
+    with _opened(path) as descriptor:
+      images = tar_headers.list_files(
+          descriptor, 0, os.fstat(descriptor).st_size, path, MAX_IMAGE_BYTES)
+    if not images:
+      raise InputError('{}: holds no images; get it again'.format(path))
+  if len(validation_synsets) != len(images):
     raise InputError(
         '{}: has {:,} labels, but {} holds {:,} images; use the labels that '
         'belong to the archive'.format(
-            labels_path, len(synsets), path, len(files)))
-  return [ArchivedImage(path, name, offset, size, synset)
-          for (name, offset, size), synset in zip(files, synsets)]
+            labels_path, len(validation_synsets), path, len(images)))
+  for line_number, synset in enumerate(validation_synsets, 1):
+    if synset not in label_of:
+      raise InputError(
+          '{} line {:,}: {!r} is not among the {:,} synsets of {}; use labels '
+          'and images that belong together'.format(
+              labels_path, line_number, synset, len(synsets), train_path))
+  validation.add_container(
+      path, images, [label_of[synset] for synset in validation_synsets])
+  return validation.finish()
 
 
 def read_validation_synsets(path):
-  """Reads a text file of one synset per line into a list."""
+  """Reads the synset of each validation image, in order of the file names.
+
+  Args:
+    path: a text file of one synset per line, or the archive of the development
+      kit, ILSVRC2012_devkit_t12.tar.gz.
+
+  Returns:
+    A list of str.
+
+  Raises:
+    InputError: there is no such file, or it is neither of the two.
+  """
   if not os.path.isfile(path):
     raise InputError('{}: no such file; name the file with the synset of each '
                      'validation image'.format(path))
+  if imagenet_devkit.is_devkit(path):
+    return imagenet_devkit.read_devkit(path).validation_synsets
   try:
     with open(path, encoding='utf-8') as labels:
       # Blank lines may end the file; one amid the labels counts as a label, so
@@ -168,46 +220,3 @@ def read_validation_synsets(path):
   except UnicodeDecodeError:
     raise InputError('{}: not a text file; one synset per line is expected'
                      .format(path))
-
-
-def check_synsets_known(validation_images, synsets, labels_path):
-  """Raises `InputError` if a validation synset is not in the set `synsets`."""
-  for line_number, image in enumerate(validation_images, 1):
-    if image.synset not in synsets:
-      raise InputError(
-          '{} line {:,}: {!r} is not among the {:,} synsets of the training '
-          'archive; use the labels and the archive that belong together'
-          .format(labels_path, line_number, image.synset, len(synsets)))
-
-
-def read_image(archive_file, image):
-  """Reads the bytes of an `ArchivedImage` from its opened archive."""
-  archive_file.seek(image.offset)
-  data = archive_file.read(image.size)
-  if len(data) != image.size:
-    raise InputError('{}/{}: the archive ends before it; did it change during '
-                     'the run?'.format(image.archive, image.name))
-  return data
-
-
-class _Window(object):
-  """Bytes `offset` to `offset + size` of a file, as tarfile reads a file."""
-
-  def __init__(self, source, offset, size):
-    self._source = source
-    self._offset = offset
-    self._size = size
-    self._position = 0
-
-  def tell(self):
-    return self._position
-
-  def seek(self, position):
-    self._position = position
-
-  def read(self, num_bytes):
-    num_bytes = max(0, min(num_bytes, self._size - self._position))
-    self._source.seek(self._offset + self._position)
-    data = self._source.read(num_bytes)
-    self._position += len(data)
-    return data

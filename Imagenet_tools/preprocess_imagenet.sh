@@ -6,20 +6,26 @@
 #   ./preprocess_imagenet.sh [options of build_imagenet_tfrecords.py]
 #
 # In $IMAGENET_HOME it reads
-#   ILSVRC2012_img_train.tar   a tar of one tar per synset
-#   ILSVRC2012_img_val.tar     a flat tar
+#   ILSVRC2012_img_train.tar   a tar of one tar per synset; or what was unpacked
+#                              from it, in the folder ILSVRC2012_img_train or
+#                              train
+#   ILSVRC2012_img_val.tar     a flat tar; or the folder ILSVRC2012_img_val,
+#                              validation or val
 #   synset_labels.txt          the synset of each validation image, in file
 #                              order; where it is absent,
+#                              ILSVRC2012_devkit_t12.tar.gz, which has the words
+#                              for each synset, too; where neither is,
 #                              imagenet_2012_validation_synset_labels.txt
 # and writes
 #   tf_records/train/          train-00000-of-01024 and so on
 #   tf_records/validation/     validation-00000-of-00128 and so on
 #   tf_records/dataset.json    last: where it is, the records are complete
 #   {train,validation}_non_onehot.npy     labels in reading order
-# It takes about as much space as the archives, and deletes nothing.
+# It takes about as much space as the archives, and deletes nothing. Run again
+# after any stop, it goes on.
 #
-# Environment: TRAIN_SHARDS (1024), VALIDATION_SHARDS (128), PYTHON (python3),
-# which needs TensorFlow, NumPy and Pillow.
+# Environment: TRAIN_SHARDS (1024), VALIDATION_SHARDS (128), WORKERS (processes;
+# the cores), PYTHON (python3), which needs NumPy and Pillow.
 
 set -euo pipefail
 
@@ -39,31 +45,44 @@ done
 [[ -n "${IMAGENET_HOME:-}" ]] || fail \
   'IMAGENET_HOME is not set; export it as the folder of the two archives'
 
-train_archive="$IMAGENET_HOME/ILSVRC2012_img_train.tar"
-validation_archive="$IMAGENET_HOME/ILSVRC2012_img_val.tar"
-labels="$IMAGENET_HOME/synset_labels.txt"
-if [[ ! -f "$labels" ]]; then
-  labels="$IMAGENET_HOME/imagenet_2012_validation_synset_labels.txt"
+first_there() {  # Prints the first of these names that is in $IMAGENET_HOME.
+  local name
+  for name in "$@"; do
+    if [[ -e "$IMAGENET_HOME/$name" ]]; then
+      echo "$IMAGENET_HOME/$name"
+      return
+    fi
+  done
+  fail "$IMAGENET_HOME/$1: no such file; put it there first"
+}
+
+train_archive="$(first_there \
+  ILSVRC2012_img_train.tar ILSVRC2012_img_train train)"
+validation_archive="$(first_there \
+  ILSVRC2012_img_val.tar ILSVRC2012_img_val validation val)"
+labels="$(first_there synset_labels.txt ILSVRC2012_devkit_t12.tar.gz \
+  imagenet_2012_validation_synset_labels.txt)"
+labels_flag=--validation_labels
+if [[ "$labels" == *.tar.gz ]]; then
+  labels_flag=--devkit
 fi
-for file in "$train_archive" "$validation_archive" "$labels"; do
-  [[ -f "$file" ]] || fail "$file: no such file; put it there first"
-done
 
 python="${PYTHON:-python3}"
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 builder="$tools/build_imagenet_tfrecords.py"
 [[ -f "$builder" ]] || fail "$builder: no such file; copy Imagenet_tools/* there"
 command -v "$python" >/dev/null || fail \
-  "$python: no such program; set PYTHON to the Python that has TensorFlow"
+  "$python: no such program; set PYTHON to a Python that has NumPy and Pillow"
 "$python" -c 'import numpy, PIL' 2>/dev/null || fail \
   "$python has no NumPy or no Pillow; install requirements.txt or set PYTHON"
 
 exec "$python" "$builder" \
   --train_archive "$train_archive" \
   --validation_archive "$validation_archive" \
-  --validation_labels "$labels" \
+  "$labels_flag" "$labels" \
   --output_dir "$IMAGENET_HOME/tf_records" \
   --labels_dir "$IMAGENET_HOME" \
   --train_shards "${TRAIN_SHARDS:-1024}" \
   --validation_shards "${VALIDATION_SHARDS:-128}" \
+  ${WORKERS:+--workers "$WORKERS"} \
   "$@"

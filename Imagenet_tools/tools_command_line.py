@@ -11,6 +11,8 @@ import signal
 import sys
 import time
 
+_BAR_COLUMNS = 20
+
 
 class InputError(Exception):
   """A wrong argument, file or folder: what is wrong, where, and the remedy.
@@ -38,18 +40,37 @@ def run(main):
   try:
     main()
     return 0
-  except InputError as error:
-    message, status = str(error), 1
-  except OSError as error:
-    message, status = '{}: {}'.format(
-        error.filename or 'input or output', error.strerror or error), 1
+  except (InputError, OSError) as error:
+    message, status = error_line(error), 1
   except KeyboardInterrupt:
-    message, status = 'interrupted; run the command again to start over', 130
-  program = os.path.basename(sys.argv[0])
-  # A file name may hold a line break; the message stays one line.
-  print('{}: error: {}'.format(program, ' '.join(message.split())),
-        file=sys.stderr)
+    message, status = 'interrupted; give the same command again', 130
+  say('error: ' + message)
   return status
+
+
+def error_line(error):
+  """What an `InputError` or an `OSError` says, with the file if it has one."""
+  if isinstance(error, InputError):
+    return str(error)
+  return '{}: {}'.format(
+      error.filename or 'input or output', error.strerror or error)
+
+
+def say(message):
+  """Prints one line on stderr, with the program's name before it."""
+  # A file name may hold a line break; the message stays one line.
+  print('{}: {}'.format(os.path.basename(sys.argv[0]),
+                        ' '.join(message.split())), file=sys.stderr)
+
+
+def unfinished_path(path):
+  """Where `unfinished_file` writes what is to become `path`.
+
+  The name starts with a dot, so that a pattern such as 'train-*' does not take
+  it for a shard.
+  """
+  folder, name = os.path.split(path)
+  return os.path.join(folder, '.{}.unfinished'.format(name))
 
 
 @contextlib.contextmanager
@@ -57,14 +78,12 @@ def unfinished_file(path):
   """Gives a temporary path that becomes `path` when the block ends normally.
 
   If the block raises, the temporary file is removed and `path` stays as it
-  was. The temporary name starts with a dot, so that a pattern such as
-  'train-*' does not take it for a shard.
+  was. If the process is killed, the temporary file stays.
 
   Args:
     path: the final path; a file of this name is replaced.
   """
-  folder, name = os.path.split(path)
-  temporary = os.path.join(folder, '.{}.unfinished'.format(name))
+  temporary = unfinished_path(path)
   try:
     yield temporary
     os.replace(temporary, path)
@@ -77,8 +96,8 @@ def unfinished_file(path):
 class Progress(object):
   """Counts work on a stream: done / total, rate, time left.
 
-  On a terminal one line is redrawn twice a second; elsewhere, say in a log
-  file, a line is added every 10 s. Use as a context manager.
+  On a terminal one line with a bar is redrawn twice a second; elsewhere, say
+  in a log file, a line is added every 10 s. Use as a context manager.
   """
 
   def __init__(self, total, noun, stream=None, clock=time.monotonic):
@@ -98,8 +117,8 @@ class Progress(object):
     self._done = 0
     self._start = self._shown_at = clock()
 
-  def step(self):
-    self._done += 1
+  def step(self, count=1):
+    self._done += count
     now = self._clock()
     if now - self._shown_at >= self._interval_seconds:
       self._shown_at = now
@@ -110,9 +129,13 @@ class Progress(object):
     line = '{:,} / {:,} {}, {:,.0f}/s, {} left'.format(
         self._done, self._total, self._noun, rate,
         _duration((self._total - self._done) / rate))
-    # On a terminal: back to the first column, and clear what was longer.
-    frame = '\r{}\x1b[K' if self._is_terminal else '{}\n'
-    self._stream.write(frame.format(line))
+    if self._is_terminal:
+      # Back to the first column, and clear what was longer.
+      line = '\r[{:<{}}] {}\x1b[K'.format(
+          '=' * (_BAR_COLUMNS * self._done // self._total), _BAR_COLUMNS, line)
+    else:
+      line += '\n'
+    self._stream.write(line)
     self._stream.flush()
 
   def __enter__(self):

@@ -1,18 +1,23 @@
 """Archives to TFRecords: one line for whatever is wrong, nothing half-written."""
 
 import collections
+import json
+import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import time
 
 import numpy as np
 import pytest
 
 import build_imagenet_tfrecords as builder
+import record_shards
 from tiny_archives import (  # pylint: disable=unused-import
     SYNSETS, Dataset, check_error, dataset, encode, tar_bytes)
 
@@ -28,6 +33,15 @@ SCRIPT = os.path.join(ROOT, 'Imagenet_tools', 'build_imagenet_tfrecords.py')
     (['--seed', '-1'], ['--seed -1']),
     (['--train_shards', 'many'], ['--train_shards', 'many', '--help']),
     (['--no_such_flag'], ['--no_such_flag', '--help']),
+    (['--workers', '0'], ['--workers 0']),
+    (['--verify', 'none'], ['--verify', 'none', '--help']),
+    (['--validation_fraction', '0.1'], ['--validation_fraction 0.1',
+                                        '--image_folder']),
+    (['--image_folder', '/nowhere'], ['--image_folder /nowhere']),
+    (['--image_folder', '/nowhere', '--check_md5'], ['--check_md5']),
+    (['--devkit', '/nowhere/devkit'], ['/nowhere/devkit']),
+    (['--shard_size_rule', 'published', '--validation_shards', '9'],
+     ['--validation_shards', '5 validation images']),
     (['--train_archive', '/nowhere/train.tar'], ['/nowhere/train.tar']),
     (['--validation_archive', '/nowhere/val.tar'], ['/nowhere/val.tar']),
     (['--validation_labels', '/nowhere/labels'], ['/nowhere/labels']),
@@ -43,7 +57,8 @@ def test_output_that_is_a_file(capsys, dataset):
 
 
 @pytest.mark.parametrize('name', ['train.tar', 'val.tar'])
-@pytest.mark.parametrize('content', [b'', b'<html>not found</html>' * 99])
+@pytest.mark.parametrize('content', [b'', b'<html>not found</html>' * 99],
+                         ids=len)
 def test_archive_that_is_no_tar(capsys, dataset, name, content):
   dataset.write(name, content)
   check_error(capsys, dataset, name, 'not an uncompressed tar')
@@ -67,14 +82,17 @@ def test_train_archive_without_inner_tars(capsys, dataset):
 
 
 def test_inner_tar_that_is_no_tar(capsys, dataset):
-  dataset.write('train.tar', tar_bytes([('n00000003.tar', b'oops' * 999)]))
+  dataset.labels = ['n00000003'] * 5
+  dataset.save().write('train.tar', tar_bytes([
+      ('n00000003.tar', b'oops' * 999)]))
   check_error(capsys, dataset, 'train.tar/n00000003.tar',
               'not an uncompressed tar')
 
 
-@pytest.mark.parametrize('content', [b'', tar_bytes([])])
+@pytest.mark.parametrize('content', [b'', tar_bytes([])], ids=len)
 def test_synset_without_images(capsys, dataset, content):
-  dataset.write('train.tar', tar_bytes([
+  dataset.labels = ['n00000003'] * 5
+  dataset.save().write('train.tar', tar_bytes([
       ('n00000003.tar', tar_bytes(dataset.validation)),
       ('n00000012.tar', content)]))
   check_error(capsys, dataset, 'train.tar/n00000012.tar')
@@ -147,7 +165,7 @@ def test_labels_with_other_line_ends(dataset, labels):
   dataset.build()
 
 
-@pytest.mark.parametrize('split', builder.SPLITS)
+@pytest.mark.parametrize('split', record_shards.SPLITS)
 def test_shards_of_another_count(capsys, dataset, split):
   dataset.build()
   check_error(capsys, dataset, '{0}/{0}-00000-of-0000'.format(split),
@@ -164,24 +182,57 @@ def test_label_file_of_others_is_kept(capsys, dataset, content):
     assert labels_file.read() == content
 
 
-def test_disk_with_too_little_space(capsys, dataset, monkeypatch):
+def set_free_bytes(monkeypatch, free_bytes):
   usage = collections.namedtuple('usage', 'total used free')
   monkeypatch.setattr(
-      builder.shutil, 'disk_usage', lambda path: usage(10**9, 0, 1000))
+      shutil, 'disk_usage', lambda path: usage(10**9, 0, free_bytes))
+
+
+def test_disk_with_too_little_space(capsys, dataset, monkeypatch):
+  set_free_bytes(monkeypatch, 1000)
   check_error(capsys, dataset, '--output_dir', '0 MB are free')
 
 
-def test_space_of_shards_to_be_replaced_counts_as_free(dataset, monkeypatch):
+def test_space_is_needed_for_missing_shards_alone(dataset, monkeypatch):
   dataset.build()
-  usage = collections.namedtuple('usage', 'total used free')
-  monkeypatch.setattr(
-      builder.shutil, 'disk_usage', lambda path: usage(10**9, 0, 8000))
+  os.remove(dataset.shards('validation')[0])
+  set_free_bytes(monkeypatch, 6000)  # Of 16 images, for 3.
   dataset.build()
 
 
-def test_without_tensorflow(capsys, dataset, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'tensorflow', None)
-  check_error(capsys, dataset, 'TensorFlow is needed')
+@pytest.mark.parametrize('split', record_shards.SPLITS)
+def test_shards_of_others_are_kept(capsys, dataset, split):
+  folder = dataset.path('tf_records', split)
+  os.makedirs(folder)
+  shard = os.path.join(folder, '{}-00000-of-0000{}'.format(
+      split, {'train': 4, 'validation': 2}[split]))
+  with open(shard, 'wb') as others:
+    others.write(b'mine')
+  check_error(capsys, dataset, shard, 'another program')
+  with open(shard, 'rb') as others:
+    assert others.read() == b'mine'
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--seed', '1'], 'seed 0 there, 1 here'),
+    (['--shard_size_rule', 'published'],
+     'shard size rule ceiling there, published here')])
+def test_another_build_in_the_same_folder(capsys, dataset, arguments, words):
+  dataset.build()
+  check_error(capsys, dataset, dataset.output, words, arguments=arguments)
+
+
+def test_other_images_in_the_same_folder(capsys, dataset):
+  dataset.build()
+  dataset.validation = dataset.validation[:3]
+  dataset.labels = dataset.labels[:3]
+  check_error(capsys, dataset.save(), dataset.output, 'another build')
+
+
+def test_other_labels_in_the_same_folder(capsys, dataset):
+  dataset.build()
+  dataset.write('labels.txt', '\n'.join(dataset.labels[::-1]).encode())
+  check_error(capsys, dataset, 'other validation labels')
 
 
 # Errors amid the work.
@@ -191,55 +242,146 @@ def check_stopped(dataset, num_whole_shards):
   """After a stop: whole shards only, nothing that says the set is complete."""
   assert len(dataset.shards('train')) == num_whole_shards
   assert dataset.shards('validation') == []
-  assert sorted(os.listdir(dataset.output)) == ['train', 'validation']
+  assert sorted(os.listdir(dataset.output)) == [
+      '.build_journal.jsonl', 'train', 'validation']
   assert not os.path.exists(dataset.path('train_non_onehot.npy'))
   if num_whole_shards:
     assert len(dataset.records('train')) == 3 * num_whole_shards
 
 
-@pytest.mark.parametrize('data', [
+BAD_IMAGES = [
     b'', b'not an image', encode(0)[:-2], encode(0)[:40],
-    encode(0, file_format='PNG')[:-40]])
-def test_unreadable_image_is_named(capsys, dataset, data):
-  # The first image of the last synset is the 8th record: in the third shard.
+    encode(0, file_format='PNG')[:-40]]
+
+
+def spoil_an_image(dataset, data):
+  """The 8th record of the training images, in the third shard; its name."""
   name = dataset.train[SYNSETS[2]][0][0]
   dataset.train[SYNSETS[2]][0] = (name, data)
-  assert builder.main(dataset.save().arguments()) == 1
+  dataset.save()
+  return '{}/{}.tar/{}'.format(dataset.path('train.tar'), SYNSETS[2], name)
+
+
+@pytest.mark.parametrize('data', BAD_IMAGES, ids=len)
+def test_unreadable_image_is_named(capsys, dataset, data):
+  path = spoil_an_image(dataset, data)
+  assert builder.main(dataset.arguments('--workers', '1')) == 1
   error = capsys.readouterr().err
   assert error.count('\n') == 1 and 'Traceback' not in error
-  assert '{}/{}.tar/{}: '.format(
-      dataset.path('train.tar'), SYNSETS[2], name) in error
-  check_stopped(dataset, 2)
+  assert path + ': ' in error
+  if data:
+    check_stopped(dataset, 2)
+  else:  # The index tells.
+    assert not dataset.shards('train')
+
+
+@pytest.mark.parametrize('data', BAD_IMAGES, ids=len)
+@pytest.mark.parametrize('workers', ['1', '3'])
+def test_bad_images_are_left_out(capsys, dataset, data, workers):
+  path = spoil_an_image(dataset, data)
+  dataset.build('--skip_bad_images', '--workers', workers)
+  output = capsys.readouterr()
+  name = path[len(dataset.path('train.tar/')):]
+  assert error_lines_about(output.err, name) == 1
+  assert output.err.count('\n') == 1
+  assert '1 bad image is left out' in output.out
+  content = read_dataset_json(dataset)
+  skipped, = content['skipped_images']['train']
+  assert skipped.pop('reason')
+  assert skipped == {'image': name, 'shard': 'train-00002-of-00004'}
+  assert content['num_images'] == {'train': 10, 'validation': 5}
+  assert content['class_counts']['train'] == [4, 4, 2]
+  records = dataset.records('train')
+  names = [record['image/filename'][0].decode() for record in records]
+  assert len(names) == 10 and os.path.basename(name) not in names
+  assert dataset.written_labels('train').tolist() == [
+      record['image/class/label'][0] for record in records]
+
+
+def error_lines_about(error, name):
+  return sum(name in line for line in error.splitlines())
+
+
+def test_a_stopped_run_goes_on_without_the_bad_image(capsys, dataset):
+  spoil_an_image(dataset, b'not an image')
+  assert builder.main(dataset.arguments('--workers', '1')) == 1
+  dataset.build('--skip_bad_images')
+  assert '2 of 6 shards are there' in capsys.readouterr().err
+  assert len(dataset.records('train')) == 10
+
+
+def test_full_verification_decodes(capsys, dataset, monkeypatch):
+  """One that only decoding shows to be bad, found after a first build."""
+  bad = encode(99, size=(8, 8))
+  path = spoil_an_image(dataset, bad)
+
+  def decode_image(data):
+    if data == bad:
+      raise ValueError('bad pixels')
+  monkeypatch.setattr(record_shards, 'decode_image', decode_image)
+  dataset.build()
+  assert read_dataset_json(dataset)['verified'] == 'structure'
+  capsys.readouterr()
+  assert builder.main(dataset.arguments('--verify', 'full')) == 1
+  assert path + ': not a whole image (bad pixels)' in capsys.readouterr().err
+  dataset.build('--verify', 'full', '--skip_bad_images')
+  content = read_dataset_json(dataset)
+  assert content['verified'] == 'full'
+  assert len(content['skipped_images']['train']) == 1
+  assert content['num_images']['train'] == 10
+
+
+def read_dataset_json(dataset):
+  with open(os.path.join(dataset.output, 'dataset.json')) as dataset_file:
+    return json.load(dataset_file)
+
+
+def at_the_image(number, act):
+  """Calls `act()` in a worker before it prepares its `number`-th image."""
+  prepare_image, calls = record_shards.prepare_image, []
+
+  def prepare_or_act(data):
+    calls.append(data)
+    if len(calls) == number:
+      act()
+    return prepare_image(data)
+  return prepare_or_act
 
 
 @pytest.mark.parametrize('stop', [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run(capsys, dataset, monkeypatch, stop):
-  make_example, calls = builder.make_example, []
+  def stop_main_process():
+    while not os.path.exists(first_shard):  # The main process gives names.
+      time.sleep(0.001)
+    os.kill(os.getppid(), stop)
+    time.sleep(60)  # What follows depends on which process is faster.
 
-  def make_or_stop(*arguments):
-    calls.append(arguments)
-    if len(calls) == 5:
-      os.kill(os.getpid(), stop)
-    return make_example(*arguments)
-
-  monkeypatch.setattr(builder, 'make_example', make_or_stop)
-  assert builder.main(dataset.arguments()) == 130
+  first_shard = os.path.join(dataset.output, 'train', 'train-00000-of-00004')
+  monkeypatch.setattr(
+      record_shards, 'prepare_image', at_the_image(5, stop_main_process))
+  assert builder.main(dataset.arguments('--workers', '1')) == 130
   error = capsys.readouterr().err
   assert error.count('\n') == 1 and 'interrupted' in error
   check_stopped(dataset, 1)
+  assert multiprocessing.active_children() == []
 
 
-def test_failed_rerun_takes_back_the_old_claim(dataset):
-  dataset.build()
-  dataset.train[SYNSETS[0]][0] = (dataset.train[SYNSETS[0]][0][0], b'')
-  assert builder.main(dataset.save().arguments()) == 1
-  assert not os.path.exists(os.path.join(dataset.output, 'dataset.json'))
+def test_killed_worker(capsys, dataset, monkeypatch):
+  monkeypatch.setattr(record_shards, 'prepare_image', at_the_image(
+      5, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+  assert builder.main(dataset.arguments('--workers', '1')) == 1
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1 and 'worker process was killed' in error
+  check_stopped(dataset, 1)
 
 
 def test_defects_keep_their_traceback_and_leave_no_file(dataset, monkeypatch):
-  monkeypatch.setattr(builder, 'make_example', lambda *arguments: 1 / 0)
-  with pytest.raises(ZeroDivisionError):
-    builder.main(dataset.arguments())
+  monkeypatch.setattr(
+      record_shards, 'prepare_image', at_the_image(1, lambda: 1 / 0))
+  with pytest.raises(RuntimeError) as error:
+    builder.main(dataset.arguments('--workers', '1'))
+  assert 'ZeroDivisionError' in str(error.value)
+  assert 'prepare_or_act' in str(error.value)
   check_stopped(dataset, 0)
 
 
@@ -261,3 +403,6 @@ def test_disk_that_fills_up(tmp_path):
   assert 'cannot be written' in error.splitlines()[-1]
   assert not [path for path in dataset.files() if '.unfinished' in path]
   assert not os.path.exists(os.path.join(dataset.output, 'dataset.json'))
+  # With space, the rest is written.
+  dataset.build()
+  assert len(dataset.records('train')) == 11

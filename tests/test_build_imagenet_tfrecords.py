@@ -1,10 +1,12 @@
 """Archives to TFRecords: nothing lost, nothing altered."""
 
 import collections
+import hashlib
 import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,7 +17,9 @@ import pytest
 
 import build_imagenet_tfrecords as builder
 import imagenet_archives
+import record_shards
 import tools_command_line
+from image_index import IndexBuilder
 from tf_compat import tf
 from tiny_archives import (  # pylint: disable=unused-import
     SYNSETS, Dataset, dataset, encode, tar_bytes)
@@ -37,6 +41,13 @@ def test_shard_rule_loses_no_image(num_images, num_shards):
   assert sizes == sorted(sizes, reverse=True)
   assert sizes[-1] >= 0
   assert sizes[0] * num_shards - num_images < num_shards
+
+
+@pytest.mark.parametrize('num_images, num_shards, size', [
+    (1281167, 1024, 1251), (50000, 128, 390), (7, 2, 3), (1, 2, 0)])
+def test_published_shard_rule(num_images, num_shards, size):
+  assert builder.images_per_shard(num_images, num_shards, 'published') == (
+      [size] * num_shards)
 
 
 def interleaved_by_tensorflow(shard_sizes, cycle_length):
@@ -67,7 +78,8 @@ def test_reading_order_of_imagenet_is_that_of_tf_data():
   shard_sizes = np.array(builder.images_per_shard(50000, 128))
   np.testing.assert_array_equal(
       builder.reading_order(shard_sizes),
-      interleaved_by_tensorflow(shard_sizes, builder.READING_CYCLE_LENGTH))
+      interleaved_by_tensorflow(
+          shard_sizes, record_shards.READING_CYCLE_LENGTH))
 
 
 def test_reading_order_of_nothing():
@@ -93,11 +105,19 @@ def test_labels_are_the_published_ones():
     published = np.asarray(ArrayUnpickler(labels_file).load()).ravel()
   synsets = imagenet_archives.read_validation_synsets(os.path.join(
       ROOT, 'Imagenet_tools', 'imagenet_2012_validation_synset_labels.txt'))
-  label_of = builder.synset_labels(set(synsets))
-  labels = np.array([label_of[synset] for synset in synsets])
-  # The published records have 390 images a shard and lack the last 80.
-  np.testing.assert_array_equal(
-      labels[builder.reading_order([390] * 128)], published[:49920])
+  classes = sorted(set(synsets))
+  images = IndexBuilder(classes)
+  images.add_container('val.tar', [
+      (b'ILSVRC2012_val_%08d.JPEG' % i, 512 * i, 100) for i in range(50000)],
+                       [classes.index(synset) + 1 for synset in synsets])
+  sizes = builder.images_per_shard(50000, 128, 'published')
+  assert sizes == [390] * 128
+  # The published records lack the last 80 images.
+  labels = record_shards.labels_in_reading_order(
+      images.finish(), record_shards.plan_shards('validation', '', sizes),
+      [{'skipped': []}] * 128)
+  assert labels.dtype == np.int32 and labels.shape == (49920,)
+  np.testing.assert_array_equal(labels, published[:49920])
 
 
 def test_shipped_validation_labels_are_whole():
@@ -120,7 +140,7 @@ def test_every_image_is_in_one_record(
   expected = {
       'train': sum(dataset.train.values(), []), 'validation':
       dataset.validation}
-  for split, num_shards in zip(builder.SPLITS, shards):
+  for split, num_shards in zip(record_shards.SPLITS, shards):
     assert [os.path.basename(path) for path in dataset.shards(split)] == [
         '{}-{:05d}-of-{:05d}'.format(split, i, num_shards)
         for i in range(num_shards)]
@@ -161,17 +181,51 @@ def test_features_are_those_of_the_official_records(dataset):
     assert record['image/class/label'] == [1 + SYNSETS.index(synset)]
 
 
+def read_dataset_json(dataset):
+  with open(os.path.join(dataset.output, 'dataset.json')) as dataset_file:
+    return json.load(dataset_file)
+
+
 def test_dataset_json(dataset):
   dataset.build('--seed', '7')
-  with open(os.path.join(dataset.output, 'dataset.json')) as dataset_file:
-    assert json.load(dataset_file) == {
-        'format_version': 1, 'num_classes': 4, 'synsets': list(SYNSETS),
-        'num_images': {'train': 11, 'validation': 5},
-        'num_shards': {'train': 4, 'validation': 2}, 'train_shuffle_seed': 7}
+  content = read_dataset_json(dataset)
+  shards = content.pop('shards')
+  assert content == {
+      'format_version': 1, 'tool_version': builder.TOOL_VERSION,
+      'num_classes': 4, 'synsets': list(SYNSETS),
+      'num_images': {'train': 11, 'validation': 5},
+      'class_counts': {'train': [4, 4, 3], 'validation': [2, 1, 2]},
+      'num_shards': {'train': 4, 'validation': 2}, 'train_shuffle_seed': 7,
+      'shard_size_rule': 'ceiling', 'verified': 'structure',
+      'skipped_images': {'train': [], 'validation': []}}
+  for split, records in (('train', [3, 3, 3, 2]), ('validation', [3, 2])):
+    for path, count in zip(dataset.shards(split), records):
+      with open(path, 'rb') as shard:
+        data = shard.read()
+      assert shards[split].pop(os.path.basename(path)) == {
+          'bytes': len(data), 'records': count,
+          'sha256': hashlib.sha256(data).hexdigest()}
+    assert shards[split] == {}
+
+
+def test_published_rule_leaves_images_out(capsys, dataset):
+  dataset.build('--shard_size_rule', 'published')
+  error = capsys.readouterr().err
+  assert 'the last 3 training and 1 validation images are left out' in error
+  assert error.count('\n') == 1
+  assert [len(dataset.records(split)) for split in record_shards.SPLITS] == [
+      8, 4]
+  assert [record['image/filename'][0] for record in dataset.records(
+      'validation')] == [b'val_0000.JPEG', b'val_0002.JPEG', b'val_0001.JPEG',
+                         b'val_0003.JPEG']
+  assert read_dataset_json(dataset)['num_images'] == {
+      'train': 8, 'validation': 4}
+  assert dataset.written_labels('train').shape == (8,)
 
 
 def test_train_order_is_shuffled_by_the_seed_alone(dataset):
   def names(*arguments):
+    shutil.rmtree(dataset.output, ignore_errors=True)
     dataset.build(*arguments)
     with open(dataset.shards('train')[0], 'rb') as shard:
       content = shard.read()
@@ -188,28 +242,6 @@ def test_train_order_is_shuffled_by_the_seed_alone(dataset):
   permutation = [4, 9, 2, 10, 6, 1, 7, 8, 3, 0, 5]
   assert np.random.RandomState(0).permutation(11).tolist() == permutation
   assert order == [by_synset[i] for i in permutation]
-
-
-@pytest.mark.parametrize('data', [
-    encode(0), encode(1, 'L'), encode(2) + b'\0\0 behind the image'])
-def test_rgb_and_grey_jpegs_pass_unchanged(data):
-  assert builder.as_rgb_or_grey_jpeg(data) == (data, 9, 7)
-
-
-@pytest.mark.parametrize('mode, file_format', [
-    ('RGB', 'PNG'), ('L', 'PNG'), ('P', 'PNG'), ('RGBA', 'PNG'),
-    ('CMYK', 'JPEG')])
-def test_other_images_become_rgb_jpegs(mode, file_format):
-  smooth = Image.new('RGB', (16, 12), (204, 51, 102)).convert(mode)
-  encoded = io.BytesIO()
-  smooth.save(encoded, file_format, **(
-      {'quality': 100} if file_format == 'JPEG' else {}))
-  jpeg, width, height = builder.as_rgb_or_grey_jpeg(encoded.getvalue())
-  assert (width, height) == (16, 12)
-  image = Image.open(io.BytesIO(jpeg))
-  assert (image.format, image.mode, image.size) == ('JPEG', 'RGB', (16, 12))
-  expected = np.asarray(smooth.convert('RGB'), np.int32)
-  assert np.abs(np.asarray(image, np.int32) - expected).max() <= 4
 
 
 def test_png_and_cmyk_are_found_by_content(dataset):
@@ -242,17 +274,9 @@ def test_archives_are_only_read(dataset):
   before = content()
   dataset.build()
   assert content() == before
-  assert not [path for path in dataset.files()
-              if os.path.basename(path).startswith('.')]
-
-
-def test_second_run_replaces_the_first(dataset):
-  dataset.build()
-  dataset.validation = dataset.validation[:3]
-  dataset.labels = dataset.labels[:3]
-  dataset.save().build()
-  assert len(dataset.records('validation')) == 3
-  assert dataset.written_labels('validation').shape == (3,)
+  assert [os.path.basename(path) for path in dataset.files()
+          if os.path.basename(path).startswith('.')] == [
+              '.build_journal.jsonl']
 
 
 def test_labels_dir(dataset):
@@ -265,14 +289,21 @@ def test_labels_dir(dataset):
 # The command line itself.
 
 
-def test_help_and_import_need_no_tensorflow():
-  code = ('import sys, build_imagenet_tfrecords as builder\n'
-          'try: builder.main(["--help"])\n'
-          'except SystemExit as stop: assert not stop.code\n'
-          'assert "tensorflow" not in sys.modules')
+def test_help_tells_the_defaults():
   help_text = subprocess.check_output(
-      [sys.executable, '-c', code], cwd=os.path.dirname(SCRIPT)).decode()
+      [sys.executable, SCRIPT, '--help']).decode()
   assert '--validation_labels' in help_text and '(1024)' in help_text
+
+
+def test_nothing_here_needs_tensorflow(dataset):
+  code = ('import sys; sys.modules["tensorflow"] = None\n'
+          'import build_imagenet_tfrecords as builder, verify_records\n'
+          'assert builder.main({!r}) == 0\n'
+          'assert verify_records.main([{!r}, "--verify", "full"]) == 0')
+  subprocess.check_call(
+      [sys.executable, '-c', code.format(
+          dataset.arguments('--verify', 'full'), dataset.output)],
+      cwd=os.path.dirname(SCRIPT))
 
 
 def test_summary(capsys, dataset):
@@ -301,6 +332,8 @@ def test_progress(is_terminal):
   lines = [line.strip('\r') for line in lines if line]
   if is_terminal:  # Every step, 4 s apart, and the end.
     assert len(lines) == 7
+    assert lines[0] == (
+        '[                    ] 1 / 2,000 images, 0/s, 2 h 13 min left')
     assert stream.getvalue().endswith('\n')
   else:  # Every third, when 10 s are over.
     assert len(lines) == 2

@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 
 import make_demo_dataset
+import tiny_devkits
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOOLS = os.path.join(ROOT, 'Imagenet_tools')
@@ -103,6 +105,67 @@ def test_labels_under_the_published_name(home):
   assert status == 0, error
 
 
+def test_labels_and_words_from_the_development_kit(home):
+  labels = home / 'synset_labels.txt'
+  synsets = sorted(set(labels.read_text().split()))
+  rows = [(100 - i, synset, 'shape {}'.format(i))
+          for i, synset in enumerate(synsets)]
+  numbers = {synset: number for number, synset, _ in rows}
+  (home / 'ILSVRC2012_devkit_t12.tar.gz').write_bytes(
+      tiny_devkits.devkit_bytes(rows, [
+          numbers[synset] for synset in labels.read_text().split()]))
+  script = 'Imagenet_tools/preprocess_imagenet.sh'
+  shards = {'TRAIN_SHARDS': '3', 'VALIDATION_SHARDS': '2'}
+  status, _, error = run_bash(script, home, **shards)
+  assert status == 0, error
+  from_text = np.load(str(home / 'validation_non_onehot.npy'))
+  assert 'class_names' not in dataset_json(home)
+  labels.unlink()
+  shutil.rmtree(str(home / 'tf_records'))
+  status, _, error = run_bash(script, home, **shards)
+  assert status == 0, error
+  np.testing.assert_array_equal(
+      np.load(str(home / 'validation_non_onehot.npy')), from_text)
+  assert dataset_json(home)['class_names'] == [
+      'shape {}'.format(i) for i in range(10)]
+
+
+def dataset_json(home):
+  with open(str(home / 'tf_records' / 'dataset.json')) as dataset_file:
+    return json.load(dataset_file)
+
+
+def unpack(archive, folder):
+  with tarfile.open(str(archive)) as tar:
+    for member in tar:
+      folder.mkdir(exist_ok=True)
+      (folder / member.name).write_bytes(tar.extractfile(member).read())
+  archive.unlink()
+
+
+def test_unpacked_archives_give_the_same_records(home):
+  script = 'Imagenet_tools/preprocess_imagenet.sh'
+  shards = {'TRAIN_SHARDS': '3', 'VALIDATION_SHARDS': '2', 'WORKERS': '1'}
+  assert run_bash(script, home, **shards)[0] == 0
+  expected = contents(home / 'tf_records')
+  shutil.rmtree(str(home / 'tf_records'))
+  unpack(home / 'ILSVRC2012_img_train.tar', home / 'train')
+  unpack(home / 'ILSVRC2012_img_val.tar', home / 'val')
+  for synset_tar in sorted((home / 'train').glob('*.tar')):
+    unpack(synset_tar, home / 'train' / synset_tar.stem)
+  status, _, error = run_bash(script, home, **shards)
+  assert status == 0, error
+  found = contents(home / 'tf_records')
+  assert found.pop('.build_journal.jsonl') != expected.pop(
+      '.build_journal.jsonl')
+  assert found == expected
+
+
+def test_the_number_of_workers_is_passed_on(home):
+  check_error(run_bash('Imagenet_tools/preprocess_imagenet.sh', home,
+                       WORKERS='none'), '--workers', 'none')
+
+
 def test_errors_of_the_builder_pass_through(home):
   os.remove(str(home / 'synset_labels.txt'))
   # What is left are ImageNet's own labels, 50,000 for 20 images.
@@ -118,10 +181,7 @@ def test_home_is_not_set():
     'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar', 'synset_labels.txt'])
 def test_missing_file(home, name):
   os.remove(str(home / name))
-  check_error(
-      run_bash('Imagenet_tools/preprocess_imagenet.sh', home),
-      'imagenet_2012_validation_synset_labels.txt'
-      if name == 'synset_labels.txt' else name)
+  check_error(run_bash('Imagenet_tools/preprocess_imagenet.sh', home), name)
   assert not os.path.exists(str(home / 'tf_records'))
 
 

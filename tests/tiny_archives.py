@@ -10,7 +10,6 @@ from PIL import Image
 import pytest
 
 import build_imagenet_tfrecords as builder
-from tf_compat import tf
 
 SYNSETS = ('n00000003', 'n00000012', 'n00000100')
 
@@ -85,6 +84,8 @@ class Dataset(object):
 
   def records(self, split):
     """All records as dicts, in the order of an evaluation pass."""
+    from tf_compat import tf  # Only here, for environments without.
+
     with tf.Graph().as_default(), tf.Session() as session:
       dataset = tf.data.Dataset.from_tensor_slices(self.shards(split))
       record = dataset.interleave(

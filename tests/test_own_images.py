@@ -1,0 +1,179 @@
+"""A folder of one's own images: records, then steps 3 and 4 as for ImageNet."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+import build_imagenet_tfrecords as builder
+import command_line
+import rule_weights
+import verify_records
+from record_format import parse_example
+from record_shards import read_shard
+from small_network import IMAGE_SIZE
+from tiny_checkpoints import write_checkpoint
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CLASSES = ['ant', 'b\u00e4r', 'cat', 'dog', 'elk', 'fox two']
+FORMATS = [('jpg', 'JPEG', {}), ('PNG', 'PNG', {}), ('bmp', 'BMP', {}),
+           ('webp', 'WEBP', {'quality': 90}), ('jpeg', 'JPEG', {})]
+
+
+def draw(class_index, number):
+  """A plain image of the class's brightness, which any encoding keeps."""
+  level = 20 + 35 * class_index + number
+  return Image.new('RGB', (20 + number, 24), (level, level, level))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Five images of each class, one in each format, and what is no image."""
+  path = tmp_path_factory.mktemp('own')
+  for class_index, name in enumerate(CLASSES):
+    (path / 'images' / name).mkdir(parents=True)
+    for number, (extension, encoding, options) in enumerate(FORMATS):
+      draw(class_index, number).save(
+          str(path / 'images' / name / 'image {}.{}'.format(
+              number, extension)), encoding, **options)
+  (path / 'images' / 'ant' / 'notes.txt').write_text(u'of ants')
+  (path / 'images' / '.hidden').mkdir()
+  return path
+
+
+def build(folder, *more):
+  return builder.main([
+      '--image_folder', str(folder / 'images'), '--validation_fraction', '0.4',
+      '--output_dir', str(folder / 'tf_records'), '--train_shards', '3',
+      '--validation_shards', '2'] + list(more))
+
+
+@pytest.fixture(scope='module')
+def records(folder):
+  assert build(folder) == 0
+  return folder / 'tf_records'
+
+
+def test_dataset_json(records):
+  with open(str(records / 'dataset.json')) as dataset_file:
+    content = json.load(dataset_file)
+  assert content['class_names'] == content['synsets'] == CLASSES
+  assert content['num_classes'] == 7
+  assert content['num_images'] == {'train': 18, 'validation': 12}
+  assert content['class_counts'] == {
+      'train': [3] * 6, 'validation': [2] * 6}
+  assert verify_records.main([str(records), '--verify', 'full']) == 0
+
+
+def read_records(records):
+  """A dict from class and file name to the record's features."""
+  found = {}
+
+  def add(record, _):
+    features = {
+        name: value if isinstance(value, int) else bytes(value)
+        for name, (value,) in parse_example(record).items()}
+    key = tuple(features[name].decode() for name in (
+        'image/class/text', 'image/filename'))
+    assert key not in found
+    found[key] = features
+
+  for split in ('train', 'validation'):
+    for path in sorted((records / split).iterdir()):
+      read_shard(str(path), add)
+  return found
+
+
+def test_records_hold_the_images(records):
+  found = read_records(records)
+  assert len(found) == 30
+  for class_index, name in enumerate(CLASSES):
+    for number, (extension, _, _) in enumerate(FORMATS):
+      features = found[name, 'image {}.{}'.format(number, extension)]
+      assert features['image/class/label'] == class_index + 1
+      assert features['image/class/synset'].decode() == name
+      assert (features['image/width'], features['image/height']) == (
+          20 + number, 24)
+      image = Image.open(io.BytesIO(features['image/encoded']))
+      assert (image.format, image.mode) == ('JPEG', 'RGB')
+      difference = np.asarray(image, np.int32) - np.asarray(
+          draw(class_index, number), np.int32)
+      assert np.abs(difference).max() <= 3
+
+
+def test_complete_already(records, capsys):
+  assert build(records.parent) == 0
+  assert 'complete already' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('more', [['--validation_fraction', '0.2'],
+                                  ['--seed', '1']])
+def test_another_division_in_the_same_folder(records, capsys, more):
+  assert build(records.parent, *more) == 1
+  assert 'another build' in capsys.readouterr().err
+
+
+def test_folders_of_both_splits(folder, tmp_path):
+  for split, numbers in (('train', (0, 1, 4)), ('validation', (2, 3))):
+    for class_index, name in enumerate(CLASSES):
+      (tmp_path / split / name).mkdir(parents=True)
+      for number in numbers:
+        file_name = 'image {}.{}'.format(number, FORMATS[number][0])
+        os.symlink(str(folder / 'images' / name / file_name),
+                   str(tmp_path / split / name / file_name))
+  assert builder.main([
+      '--image_folder', str(tmp_path), '--output_dir', str(tmp_path / 'out'),
+      '--train_shards', '2', '--validation_shards', '1']) == 0
+  found = read_records(tmp_path / 'out')
+  assert len(found) == 30
+  labels = np.load(str(tmp_path / 'validation_non_onehot.npy'))
+  assert labels.tolist() == np.repeat(np.arange(1, 7), 2).tolist()
+
+
+def test_an_image_that_is_not_one(folder, tmp_path, capsys):
+  for name in ('a', 'b'):
+    (tmp_path / 'images' / name).mkdir(parents=True)
+    for number in range(3):
+      draw(2, number).save(str(
+          tmp_path / 'images' / name / '{}.png'.format(number)))
+  bad = tmp_path / 'images' / 'b' / '1.png'
+  bad.write_bytes(bad.read_bytes()[:60])
+  assert build(tmp_path) == 1
+  error = capsys.readouterr().err
+  assert str(bad) + ': not a whole image' in error
+  assert 'Traceback' not in error and error.count('\n') == 1
+  assert build(tmp_path, '--skip_bad_images') == 0
+  assert 'b/1.png: left out' in capsys.readouterr().err
+  assert len(read_records(tmp_path / 'tf_records')) == 5
+
+
+def test_steps_3_and_4(folder, records):
+  """As for ImageNet, but for sizes and paths."""
+  weights = rule_weights.rule_variables(rule_weights.resnet_variables(18, 2, 7))
+  weights['global_step'] = np.int64(0)
+  write_checkpoint(folder / 'trunk', weights, 0)
+  common = ['--is_cascaded', '-rv', 2, '-rs', 18, '--image_size', IMAGE_SIZE,
+            '-bs', 4, '-pmcp', folder / 'trunk', '--data_dir', records,
+            '--softmax_dir', folder / 'output_softmax']
+  command_line.run('--eval_only', '--classifier_id', 2,
+                   '-md', folder / 'clf2', *common)
+  command_line.run('--fine_tune', '--te', 1, '--classifier_id', 0,
+                   '-md', folder / 'clf0', *common)
+  for split, count in (('train', 18), ('validation', 12)):
+    name = '{}_non_onehot.npy'.format(split)
+    dumped = np.load(str(folder / 'output_softmax' / name))
+    assert dumped.shape == (count,)
+    np.testing.assert_array_equal(np.load(str(folder / name)), dumped)
+  output = subprocess.check_output([
+      sys.executable, os.path.join(ROOT, 'analyze_imagenet_labels.py'),
+      '-dataset_path', str(folder), '-softmax_dir_to_validate_against',
+      str(folder / 'output_softmax')]).decode()
+  assert [line.partition(':')[0] for line in output.splitlines()] == [
+      'Classifier 0', ' Train top-1', ' Train top-5', ' Test top-1',
+      ' Test top-5', 'Classifier 2', ' Train top-1', ' Train top-5',
+      ' Test top-1', ' Test top-5']
