@@ -1,4 +1,8 @@
-"""CRC-32C, the checksum of TFRecords, in NumPy: 1 to 2 GB/s, no TensorFlow.
+"""CRC-32C, the checksum of TFRecords, without TensorFlow.
+
+Where google-crc32c is installed with its compiled part, it does the work, at
+the speed of the processor's own instruction. Elsewhere it is done in NumPy, at
+0.4 to 1.3 GB/s, as follows.
 
 A message is a polynomial over GF(2), its CRC the remainder by the generator
 P(x) of degree 32. P was chosen to have no multiple of few terms and low degree.
@@ -18,6 +22,7 @@ Sources: Castagnoli, Braeuer and Herrmann, IEEE Transactions on Communications
 """
 
 import functools
+import warnings
 
 import numpy as np
 
@@ -43,9 +48,39 @@ _STEPS = tuple(
 _MAX_BYTES_LEFT = _SIX_TERMS[-1]
 
 
-def crc32c(data):
-  """The CRC-32C of a bytes-like object: an int from 0 to 2^32 - 1."""
-  message = np.frombuffer(bytearray(data), np.uint8)
+def _compiled_extend():
+  """`extend(crc, bytes)` of google-crc32c; None if it is not there, compiled.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # Of its Python version, slower than ours.
+    try:
+      import google_crc32c
+    except ImportError:
+      return None
+  is_compiled = getattr(google_crc32c, 'implementation', None) == 'c'
+  return google_crc32c.extend if is_compiled else None
+
+
+_extend = _compiled_extend()
+
+
+def is_compiled():
+  """Whether google-crc32c is used, which takes a tenth of NumPy's time."""
+  return _extend is not None
+
+
+def crc32c(*pieces):
+  """The CRC-32C of bytes objects that follow one another.
+
+  Returns:
+    int, from 0 to 2^32 - 1.
+  """
+  if is_compiled():
+    crc = 0
+    for piece in pieces:
+      crc = _extend(crc, piece)
+    return crc
+  message = np.frombuffer(bytearray().join(pieces), np.uint8)
   # The register starts with ones, which the first four bytes meet.
   message[:4] ^= 0xFF
   unmet_ones = _ONES >> (8 * len(message))
@@ -103,7 +138,8 @@ def _byte_shares():
 
   Returns:
     uint32 [_MAX_BYTES_LEFT * 256]: row by row, the share of each value of a
-    byte; the last row is the last byte's. int64 [_MAX_BYTES_LEFT]: where the rows start.
+    byte; the last row is the last byte's. int64 [_MAX_BYTES_LEFT]: where the
+    rows start.
   """
   of_last_byte = np.arange(256, dtype=np.uint32)
   for _ in range(8):

@@ -43,6 +43,8 @@ _COMMENTS = tuple(range(0xe0, 0xf0)) + (0xfe,)  # And applications' data.
 # restart marker's second byte.
 _END_OF_PIXELS = re.compile(b'\xff[^\x00\xd0-\xd7]')
 
+_SEARCHED_BYTES = 2**17  # At a time: most images, in the processor's cache.
+
 # Numbers of the Huffman tables of AC coefficients; those of DC begin at 0.
 _FIRST_AC_TABLE = 0x10
 
@@ -214,14 +216,29 @@ def _checked_frame(data):
         if len(scanned) == len(frame.components) and not frame.is_progressive:
           raise _Unusual  # libjpeg refuses a scan beyond the last one.
         scanned |= _read_scan(segment, frame, quantization, huffman)
-        end_of_pixels = _END_OF_PIXELS.search(data, position)
-        if not end_of_pixels:
-          _raise_cut_short()
-        position = end_of_pixels.start()
+        position = _end_of_pixels(data, position)
       elif marker != _RESTART_INTERVAL or length != 4:
         raise _Unusual
   except IndexError:
     _raise_cut_short()
+
+
+def _end_of_pixels(data, position):
+  """Where the marker behind coded pixels is; ValueError if there is none."""
+  codes = np.frombuffer(data, np.uint8)
+  # NumPy leads to the first marker, the expression on from restart markers.
+  while position < len(data) - 1:
+    stop = position + _SEARCHED_BYTES
+    is_marker = codes[position:stop][:len(data) - 1 - position] == 0xff
+    is_marker &= codes[position + 1:stop + 1] != 0
+    first = int(is_marker.argmax())
+    if is_marker[first]:
+      end = _END_OF_PIXELS.search(data, position + first)
+      if end:
+        return end.start()
+      break
+    position = stop
+  _raise_cut_short()
 
 
 @functools.lru_cache(maxsize=256)  # Most images share a few tables.
@@ -264,6 +281,7 @@ def _huffman_tables(segment):
   return numbers
 
 
+@functools.lru_cache(maxsize=2**10)
 def _read_frame(segment, is_progressive):
   """The `_Frame` of a frame header's segment."""
   if len(segment) < 6:

@@ -155,16 +155,17 @@ class IndexBuilder(object):
     if not self._containers or self._containers[-1] != path:
       self._containers.append(path)
     files = list(files)
-    labels = [label] * len(files) if isinstance(label, int) else label
     columns = self._columns
-    for (name, offset, size), label in zip(files, labels):
-      columns['container'].append(len(self._containers) - 1)
-      columns['offset'].append(offset)
-      columns['size'].append(size)
-      columns['label'].append(label)
-      columns['name_start'].append(len(self._names))
-      self._names += name
-      self._names.append(0)
+    columns['container'].extend([len(self._containers) - 1] * len(files))
+    columns['offset'].extend([offset for _, offset, _ in files])
+    columns['size'].extend([size for _, _, size in files])
+    columns['label'].extend(
+        [label] * len(files) if isinstance(label, int) else label)
+    start = len(self._names)
+    for name, _, _ in files:
+      columns['name_start'].append(start)
+      start += len(name) + 1
+    self._names += b''.join([name + b'\0' for name, _, _ in files])
 
   def finish(self):
     """Returns the `ImageIndex`; the builder is spent."""

@@ -145,8 +145,8 @@ def _list_synset_tar(synset_tar):
   if not files:
     raise InputError('{}: holds no images; get the archive again, or leave '
                      'that synset out'.format(path))
-  folder = tar_name.encode('utf-8', 'surrogateescape')
-  return [(os.path.join(folder, name), image_offset, image_size)
+  folder = os.path.join(tar_name.encode('utf-8', 'surrogateescape'), b'')
+  return [(folder + name, image_offset, image_size)
           for name, image_offset, image_size in files]
 
 

@@ -30,8 +30,11 @@ _ONES = 0xFFFFFFFF
 # How much is read before its CRCs are checked together.
 _GROUP_BYTES = 2**21
 
-# A record in a file: which one, from 0; the bytes before it; itself, a
-# memoryview; its masked CRC, as stated.
+# Of a file of records. Larger pieces, which images are, pass by the buffer.
+BUFFER_BYTES = 2**12
+
+# A record in a file: which one, from 0; the bytes before it; itself, as bytes;
+# its masked CRC, as stated.
 _Frame = collections.namedtuple('_Frame', 'number offset record crc')
 
 # Wire types: what kind of value a field has.
@@ -66,17 +69,23 @@ def _unmasked(crc):
   return (rotated >> 17 | rotated << 15) & _ONES
 
 
-def masked_crc(data):
-  """CRC-32C of bytes as TFRecords store it: an int."""
-  return _masked(crc32c.crc32c(data))
+def masked_crc(*pieces):
+  """CRC-32C of bytes that follow one another as TFRecords store it: an int."""
+  return _masked(crc32c.crc32c(*pieces))
 
 
-def write_record(record_file, record):
-  """Appends a record (bytes) to a file; returns its masked CRC."""
-  length = _LENGTH.pack(len(record))
-  crc = masked_crc(record)
+def write_record(record_file, *pieces):
+  """Appends a record to a file; returns its masked CRC.
+
+  Args:
+    record_file: opened for writing.
+    *pieces: bytes, what the record is made of.
+  """
+  length = _LENGTH.pack(sum(map(len, pieces)))
+  crc = masked_crc(*pieces)
   record_file.write(length + _CRC.pack(masked_crc(length)))
-  record_file.write(record)
+  for piece in pieces:
+    record_file.write(piece)
   record_file.write(_CRC.pack(crc))
   return crc
 
@@ -89,7 +98,7 @@ def read_records(record_file, digest):
     digest: of hashlib; gets all that is read.
 
   Yields:
-    `(record, crc)`: memoryview, and its masked CRC.
+    `(record, crc)`: bytes, and its masked CRC.
 
   Raises:
     CorruptRecordError: a record is cut short or has another CRC.
@@ -98,7 +107,8 @@ def read_records(record_file, digest):
   for frame in _read_frames(record_file, digest):
     group.append(frame)
     group_bytes += len(frame.record)
-    if group_bytes > _GROUP_BYTES:
+    # Each by itself, while it is in the processor's cache, or many at once.
+    if group_bytes > _GROUP_BYTES or crc32c.is_compiled():
       _check_crcs(group)
       for frame in group:
         yield frame.record, frame.crc
@@ -122,15 +132,28 @@ def _read_frames(record_file, digest):
     end = offset + FRAME_BYTES + record_bytes
     if end > size:  # Before so many bytes are asked for.
       raise CorruptRecordError(number, offset)
-    body = memoryview(record_file.read(record_bytes + _CRC.size))
-    digest.update(body)
-    crc, = _CRC.unpack(body[record_bytes:])
-    yield _Frame(number, offset, body[:record_bytes], crc)
+    record = record_file.read(record_bytes)
+    stated_crc = record_file.read(_CRC.size)
+    digest.update(record)
+    digest.update(stated_crc)
+    if len(stated_crc) < _CRC.size:  # It has become shorter meanwhile.
+      raise CorruptRecordError(number, offset)
+    crc, = _CRC.unpack(stated_crc)
+    yield _Frame(number, offset, record, crc)
     number, offset = number + 1, end
 
 
 def _check_crcs(group):
-  """Raises `CorruptRecordError` if a record has another CRC than it states.
+  """Raises `CorruptRecordError` if a record has another CRC than it states."""
+  if not crc32c.is_compiled() and _are_sound_together(group):
+    return
+  for frame in group:
+    if masked_crc(frame.record) != frame.crc:
+      raise CorruptRecordError(frame.number, frame.offset)
+
+
+def _are_sound_together(group):
+  """Whether the CRCs of records are those stated, taken all at once by NumPy.
 
   Records are added up (XOR), so as to end together, which takes a tenth of the
   time of their CRCs: the sum must have the sum of the remainders. Errors that
@@ -147,10 +170,7 @@ def _check_crcs(group):
     end_of_total[:4] ^= 0xFF  # As `crc32c` does.
     unmet_ones = _ONES >> (8 * len(frame.record))
     expected ^= _unmasked(frame.crc) ^ unmet_ones ^ _ONES
-  if crc32c.remainder(total) != expected:
-    for frame in group:
-      if masked_crc(frame.record) != frame.crc:
-        raise CorruptRecordError(frame.number, frame.offset)
+  return crc32c.remainder(total) == expected
 
 
 def _tag(field, wire_type=_LENGTH_DELIMITED):
@@ -159,6 +179,8 @@ def _tag(field, wire_type=_LENGTH_DELIMITED):
 
 def _varint(value):
   """A non-negative int in groups of seven bits, the lowest ones first."""
+  if value <= 0x7F:  # Most are.
+    return bytes([value])
   groups = bytearray()
   while value > 0x7F:
     groups.append(value & 0x7F | 0x80)
@@ -175,17 +197,20 @@ def serialized_example(features):
       gets a list of that one value.
 
   Returns:
-    bytes, as `Example.SerializeToString(deterministic=True)`.
+    A list of bytes; joined, they are what
+    `Example.SerializeToString(deterministic=True)` gives. Values of the type
+    bytes are among them as they are, not copied.
   """
-  parts = []
+  pieces, short = [], b''
   for name in sorted(features):
     value = features[name]
     if isinstance(value, bytes):
-      parts += [_before_value(name, _BYTES_LIST, len(value)), value]
+      pieces += [short + _before_value(name, _BYTES_LIST, len(value)), value]
+      short = b''
     else:
-      parts.append(_short_entry(name, value))
-  return b''.join(
-      [_tag(1), _varint(sum(len(part) for part in parts))] + parts)
+      short += _short_entry(name, value)
+  pieces.append(short)
+  return [_tag(1) + _varint(sum(map(len, pieces)))] + pieces
 
 
 @functools.lru_cache(maxsize=2**14)

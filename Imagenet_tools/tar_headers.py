@@ -182,8 +182,8 @@ def _parsed(header):
   if len(header) < _BLOCK_BYTES:
     return None
   name, size, checksum, kind, magic, prefix = _HEADER.unpack(header)
-  # The checksum field itself counts as eight spaces.
-  total = sum(header) - sum(checksum) + 8 * 32
+  # The checksum field itself counts as eight spaces. Most bytes are zeros.
+  total = sum(header.translate(None, b'\0')) - sum(checksum) + 8 * 32
   stated = _number(checksum)
   if stated != total:
     # Old tars added the bytes as signed ones.

@@ -1,9 +1,14 @@
 """The checksum of TFRecords against published values and bit by bit."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
 import crc32c
+
+pytestmark = pytest.mark.usefixtures('each_crc')
 
 GENERATOR = 0x11EDC6F41  # Of CRC-32C, with x^32; RFC 3720, section 12.1.
 
@@ -67,8 +72,35 @@ def test_whole_words_of_every_width():
     assert crc32c.crc32c(with_crc) == crc32c.crc32c(bytes(4))
 
 
-@pytest.mark.parametrize('convert', [bytearray, memoryview])
-def test_bytes_like_objects_are_left_as_they_are(convert):
-  data = convert(b'123456789')
-  assert crc32c.crc32c(data) == 0xE3069283
-  assert bytes(data) == b'123456789'
+def test_every_short_length_and_some_long_ones_come_to_an_end():
+  """Any message and its CRC behind it; none may be folded for ever."""
+  data = np.random.RandomState(1).bytes(10**6 + 1)
+  constant = crc32c.crc32c(bytes(4))
+  for length in list(range(1200)) + [10**5, 10**5 + 3, 999999, 10**6 + 1]:
+    message = data[:length]
+    crc = crc32c.crc32c(message).to_bytes(4, 'little')
+    assert crc32c.crc32c(message, crc) == constant
+
+
+def test_pieces_are_as_good_as_the_whole():
+  data = np.random.RandomState(0).bytes(20000)
+  whole = crc32c.crc32c(data)
+  assert crc32c.crc32c() == crc32c.crc32c(b'') == 0
+  for first, second in ((0, 0), (1, 3), (2, 2), (100, 19999), (20000, 20000)):
+    assert crc32c.crc32c(
+        data[:first], data[first:second], data[second:]) == whole
+
+
+@pytest.mark.parametrize('module', [
+    None,  # As if it were not installed.
+    types.SimpleNamespace(implementation='python', extend=max),
+    types.SimpleNamespace(extend=max)])
+def test_numpy_where_nothing_is_compiled(monkeypatch, module):
+  monkeypatch.setitem(sys.modules, 'google_crc32c', module)
+  assert crc32c._compiled_extend() is None
+
+
+def test_whatever_is_compiled_is_taken(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'google_crc32c', types.SimpleNamespace(
+      implementation='c', extend=max))
+  assert crc32c._compiled_extend() is max

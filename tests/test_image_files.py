@@ -408,6 +408,27 @@ def mutated(random):
   return bytes(data)
 
 
+@pytest.mark.parametrize('searched_bytes', [1, 2, 3, 50, 2**17])
+def test_end_of_pixels_wherever_it_is(monkeypatch, searched_bytes):
+  """The first 0xff before neither 0 nor a restart marker; by definition."""
+  monkeypatch.setattr(image_files, '_SEARCHED_BYTES', searched_bytes)
+  within = [0x00] + list(range(0xd0, 0xd8))
+  random = np.random.RandomState(0)
+  for _ in range(200):
+    data = bytes(random.choice(
+        [0xff, 0xff, 0, 0, 0, 0xd0, 0xd7, 0xd8, 0xcf, 7],
+        random.randint(60), p=[.1, .1, .2, .2, .2, .1, .04, .01, .01, .04]))
+    position = random.randint(len(data) + 1)
+    ends = [i for i in range(position, len(data) - 1)
+            if data[i] == 0xff and data[i + 1] not in within]
+    if ends:
+      assert image_files._end_of_pixels(data, position) == ends[0]
+    else:
+      with pytest.raises(ValueError) as refusal:
+        image_files._end_of_pixels(data, position)
+      assert 'cut short' in str(refusal)
+
+
 @pytest.mark.parametrize('seed', range(20))
 def test_what_passes_can_be_decoded(decode_jpeg, seed):
   random = np.random.RandomState(seed)

@@ -1,6 +1,7 @@
 """The bytes of records: TensorFlow's own, and what is made of damaged ones."""
 
 import hashlib
+import os
 import struct
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 import record_format
 from tf_compat import tf
+
+pytestmark = pytest.mark.usefixtures('each_crc')
 
 FEATURES = {
     'image/encoded': b'\xff\xd8' + bytes(300), 'image/class/label': 1000,
@@ -31,13 +34,13 @@ def example_of(features):
 @pytest.mark.parametrize('features', [
     FEATURES, {}, {'x': 5}, {'image/encoded': bytes(2**21)}])
 def test_examples_are_tensorflows_bytes(features):
-  assert record_format.serialized_example(features) == (
+  assert b''.join(record_format.serialized_example(features)) == (
       example_of(features).SerializeToString(deterministic=True))
 
 
 def test_names_that_are_not_utf8_keep_their_bytes():
-  record = record_format.serialized_example(
-      {'image/filename': b'\xff.jpg'.decode('utf-8', 'surrogateescape')})
+  record = b''.join(record_format.serialized_example(
+      {'image/filename': b'\xff.jpg'.decode('utf-8', 'surrogateescape')}))
   example = tf.train.Example.FromString(record)
   assert example.features.feature['image/filename'].bytes_list.value == [
       b'\xff.jpg']
@@ -115,6 +118,31 @@ def test_files_are_tensorflows_bytes(tmp_path):
       list(zip(RECORDS, crcs)), hashlib.sha256(content).hexdigest())
   assert list(tf.python_io.tf_record_iterator(str(tmp_path / 'ours'))) == (
       RECORDS)
+
+
+def test_a_record_in_pieces_is_the_record(tmp_path):
+  write(tmp_path / 'whole')
+  with open(str(tmp_path / 'pieces'), 'wb') as record_file:
+    for record in RECORDS:
+      record_format.write_record(
+          record_file, record[:1], b'', record[1:60000], record[60000:])
+  assert (tmp_path / 'pieces').read_bytes() == (
+      tmp_path / 'whole').read_bytes()
+
+
+def test_file_that_becomes_shorter_meanwhile(tmp_path, monkeypatch):
+  path = str(tmp_path / 'file')
+  write(path, [bytes(70000)] * 3)
+  fstat = os.fstat
+
+  def fstat_before_the_cut(descriptor):
+    status = fstat(descriptor)
+    os.truncate(path, 100000)
+    return status
+  monkeypatch.setattr(os, 'fstat', fstat_before_the_cut)
+  with pytest.raises(record_format.CorruptRecordError) as error:
+    read(path)
+  assert error.value.number == 1
 
 
 def starts():

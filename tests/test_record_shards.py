@@ -105,8 +105,9 @@ def test_more_images_than_are_read_ahead(tmp_path, images, monkeypatch):
   monkeypatch.setattr(record_shards, '_IMAGES_AHEAD', 2)
   asked = []
   if hasattr(os, 'posix_fadvise'):
-    monkeypatch.setattr(os, 'posix_fadvise', lambda *args: asked.append(
-        args[1]))
+    monkeypatch.setattr(
+        os, 'posix_fadvise', lambda descriptor, offset, size, advice: (
+            advice == os.POSIX_FADV_WILLNEED and asked.append(offset)))
   shard = plan(tmp_path, [9])[0]
   shuffled = images.take(np.random.RandomState(0).permutation(9))
   assert write(shard, shuffled)['records'] == 9
@@ -161,8 +162,8 @@ def test_archive_that_vanishes(tmp_path, images):
 
 
 def test_what_is_read_must_be_what_was_written(tmp_path, images, monkeypatch):
-  def write_record(record_file, record):
-    record_shards_write_record(record_file, record)
+  def write_record(record_file, *record):
+    record_shards_write_record(record_file, *record)
     return 5
   record_shards_write_record = record_shards.write_record
   monkeypatch.setattr(record_shards, 'write_record', write_record)
@@ -184,6 +185,9 @@ def test_a_shard_has_its_name_only_when_it_is_on_the_disk(
         os.fstat(descriptor), os.stat(unfinished_path(shard.path)))
     synced.append(os.fstat(descriptor).st_size)
   monkeypatch.setattr(os, 'fsync', fsync)
+  if hasattr(os, 'posix_fadvise'):  # Nothing is dropped before.
+    monkeypatch.setattr(os, 'posix_fadvise', lambda *args: synced or (
+        args[-1] != os.POSIX_FADV_DONTNEED or pytest.fail()))
   assert write(shard, images)['bytes'] == synced[0]
 
 
@@ -234,13 +238,13 @@ def test_check_of_records_that_a_reader_would_not_take(
   values = {'image/encoded': encode(0), 'image/class/label': 2}
   good = record_shards.serialized_example(values)
   values.update(changes or {})
-  bad = b'no Example' if changes is None else (
+  bad = [b'no Example'] if changes is None else (
       record_shards.serialized_example({
           name: value for name, value in values.items() if value is not None}))
   path = str(tmp_path / 'train-00000-of-00001')
   with open(path, 'wb') as record_file:
     for record in (good, good, bad):
-      record_shards.write_record(record_file, record)
+      record_shards.write_record(record_file, *record)
   with pytest.raises(InputError) as error:
     check(path)
   assert str(error.value).startswith(path + ': record 2: ')
