@@ -42,9 +42,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOOLS = os.path.join(ROOT, 'Imagenet_tools')
 sys.path.insert(0, TOOLS)
 
+from benchmark_arguments import check_smallest, make_parser
+import crc32c
 from record_shards import images_per_shard
 from shard_workers import num_cores
-from tools_command_line import ArgumentParser, InputError, Progress, run
+from tools_command_line import InputError, Progress, run
 
 _BUILDER = os.path.join(TOOLS, 'build_imagenet_tfrecords.py')
 _TRAIN, _VALIDATION, _LABELS = 'train.tar', 'val.tar', 'labels.txt'
@@ -100,7 +102,7 @@ def _add(tar, name, data):
 
 
 def make_archives(folder, num_images, num_synsets, jpegs):
-  """Makes a folder of archives like ImageNet's, and the labels of the validation images.
+  """Makes a folder of archives like ImageNet's, with the validation labels.
 
   Args:
     folder: does not exist.
@@ -342,9 +344,10 @@ def heading_lines(num_images, num_rounds):
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   return [
       '{:,} images; {} rounds in turns; {} cores, {:.0f} GB; Python {}, NumPy '
-      '{}, Pillow {}'.format(
+      '{}, Pillow {}, CRCs by {}'.format(
           sum(num_images.values()), num_rounds, num_cores(), memory / 1e9,
-          platform.python_version(), np.__version__, PIL.__version__),
+          platform.python_version(), np.__version__, PIL.__version__,
+          'google-crc32c' if crc32c.is_compiled() else 'NumPy'),
       'all written to one disk and flushed (fsync) within the time; of cp: its '
       'rate by the rate of cp;',
       'x loop: rate of one worker by that of decoding every image; MB: peak of '
@@ -395,11 +398,7 @@ def benchmark(args):
 
 def parse_arguments(arguments=None):
   """Parses the command line; raises `InputError` where it is wrong."""
-  parser = ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--folder', metavar='DIR',
-                      help='where the data go, which are removed in the end (a '
-                      'temporary folder)')
+  parser = make_parser(__doc__)
   parser.add_argument('--images', type=int, default=20000, metavar='N',
                       help='number of training images (%(default)s)')
   parser.add_argument('--rounds', type=int, default=3, metavar='N',
@@ -408,10 +407,7 @@ def parse_arguments(arguments=None):
                       help='leave the 1.33 million tiny images out')
   parser.add_argument('--decode_every_image', nargs=3, help=argparse.SUPPRESS)
   args = parser.parse_args(arguments)
-  for flag, smallest in (('images', _NUM_SYNSETS), ('rounds', 1)):
-    if getattr(args, flag) < smallest:
-      raise InputError('--{} {}: give a number from {} on'.format(
-          flag, getattr(args, flag), smallest))
+  check_smallest(args, {'images': _NUM_SYNSETS, 'rounds': 1})
   return args
 
 

@@ -10,7 +10,6 @@ must come out with the same bytes. With the defaults it takes about 3 minutes
 and 100 MB of disk. Exit status 1 if one build differs.
 """
 
-import argparse
 import collections
 import os
 import random
@@ -25,9 +24,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOOLS = os.path.join(ROOT, 'Imagenet_tools')
 sys.path.insert(0, TOOLS)
 
+from benchmark_arguments import check_smallest, make_parser
 import make_demo_dataset
 from build_journal import JOURNAL_FILE_NAME
-from tools_command_line import ArgumentParser, InputError, run
+from tools_command_line import InputError, run
 
 _NUM_IMAGES = {'train': 4500, 'validation': 1500}
 _NUM_SHARDS = {'train': 96, 'validation': 32}
@@ -37,7 +37,8 @@ def builder_command(archives, output):
   """The command line of the builder, two workers, records into `output`."""
   command = [
       sys.executable, os.path.join(TOOLS, 'build_imagenet_tfrecords.py'),
-      '--train_archive', os.path.join(archives, make_demo_dataset.TRAIN_ARCHIVE),
+      '--train_archive', os.path.join(
+          archives, make_demo_dataset.TRAIN_ARCHIVE),
       '--validation_archive', os.path.join(
           archives, make_demo_dataset.VALIDATION_ARCHIVE),
       '--validation_labels', os.path.join(
@@ -154,11 +155,7 @@ def kill_and_resume(args):
 
 def parse_arguments(arguments=None):
   """Parses the command line; raises `InputError` where it is wrong."""
-  parser = ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--folder', metavar='DIR',
-                      help='where the data go, which are removed in the end (a '
-                      'temporary folder)')
+  parser = make_parser(__doc__)
   parser.add_argument('--kills', type=int, default=50, metavar='N',
                       help='how many in all, or one more (%(default)s)')
   parser.add_argument('--kills_per_build', type=int, default=2, metavar='N',
@@ -166,10 +163,7 @@ def parse_arguments(arguments=None):
   parser.add_argument('--seed', type=int, default=0, metavar='N',
                       help='other seeds kill at other moments (%(default)s)')
   args = parser.parse_args(arguments)
-  for flag in ('kills', 'kills_per_build'):
-    if getattr(args, flag) < 1:
-      raise InputError('--{} {}: give a number from 1 on'.format(
-          flag, getattr(args, flag)))
+  check_smallest(args, {'kills': 1, 'kills_per_build': 1})
   return args
 
 
