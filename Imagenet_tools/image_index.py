@@ -189,19 +189,35 @@ class OpenedFiles(object):
 
   def read(self, image):
     """The bytes of an `IndexedImage`: fewer, or one more, if it changed."""
-    container = image.container
+    descriptor = self._archive(image.container)
+    if descriptor is not None:
+      return read_at(descriptor, image.size, image.offset)
+    with _opened_file(image) as image_file:
+      return image_file.read(image.size + 1)  # One more shows if it grew.
+
+  def ask_for(self, image):
+    """Has the system read an `IndexedImage` into memory meanwhile.
+
+    Only where the system can do that, such as on Linux.
+    """
+    if not hasattr(os, 'posix_fadvise'):
+      return
+    descriptor = self._archive(image.container)
+    if descriptor is not None:
+      os.posix_fadvise(
+          descriptor, image.offset, image.size, os.POSIX_FADV_WILLNEED)
+      return
+    with _opened_file(image) as image_file:
+      os.posix_fadvise(
+          image_file.fileno(), 0, image.size, os.POSIX_FADV_WILLNEED)
+
+  def _archive(self, container):
+    """The descriptor of an archive; None if it is a folder."""
     if container not in self._descriptors:
       self._descriptors[container] = (
           None if os.path.isdir(container) else os.open(
               container, os.O_RDONLY))
-    descriptor = self._descriptors[container]
-    if descriptor is not None:
-      return read_at(descriptor, image.size, image.offset)
-    # As bytes, so that the path does not depend on the locale.
-    path = os.path.join(os.fsencode(container),
-                        image.name.encode('utf-8', 'surrogateescape'))
-    with open(path, 'rb') as image_file:
-      return image_file.read(image.size + 1)  # One more shows if it grew.
+    return self._descriptors[container]
 
   def __enter__(self):
     return self
@@ -211,6 +227,14 @@ class OpenedFiles(object):
       if descriptor is not None:
         os.close(descriptor)
     self._descriptors = {}
+
+
+def _opened_file(image):
+  """Opens an `IndexedImage` that is a file of its own."""
+  # As bytes, so that the path does not depend on the locale.
+  return open(os.path.join(
+      os.fsencode(image.container),
+      image.name.encode('utf-8', 'surrogateescape')), 'rb')
 
 
 def read_at(descriptor, num_bytes, offset):

@@ -7,7 +7,6 @@ The record layout is that of the official ResNet (TensorFlow models, October
 import collections
 import contextlib
 import hashlib
-import itertools
 import os
 
 import numpy as np
@@ -187,7 +186,7 @@ class ShardWriter(object):
         if (i - shard.first) % _IMAGES_AHEAD == 0:
           # At the start the first ones, and always those behind them.
           _read_ahead(images, i if i == shard.first else i + _IMAGES_AHEAD,
-                      min(i + 2 * _IMAGES_AHEAD, shard.stop))
+                      min(i + 2 * _IMAGES_AHEAD, shard.stop), opened_files)
         try:
           data = images.read(i, opened_files)
         except OSError as error:
@@ -258,27 +257,16 @@ def _output_errors(path):
         path, error.strerror))
 
 
-def _read_ahead(images, first, stop):
+def _read_ahead(images, first, stop, opened_files):
   """Has the system read images into memory meanwhile, in the disk's order.
 
   Training images come in random order, one seek each. On a disk of our own,
   that took four times as long as reading from end to end; this, as long.
   """
-  if not hasattr(os, 'posix_fadvise'):  # Not on Linux.
-    return
-  order = first + np.lexsort(
-      (images.offset[first:stop], images.container[first:stop]))
-
-  def file_of(i):
-    container = images[i].container
-    return images.path(i) if os.path.isdir(container) else container
-
-  for path, in_file in itertools.groupby(order, file_of):
+  for i in first + np.lexsort(
+      (images.offset[first:stop], images.container[first:stop])):
     try:
-      with open(path, 'rb', 0) as opened:
-        for i in in_file:
-          os.posix_fadvise(opened.fileno(), images.offset[i], images.size[i],
-                           os.POSIX_FADV_WILLNEED)
+      opened_files.ask_for(images[i])
     except OSError:  # Reading the image will say so.
       pass
 
