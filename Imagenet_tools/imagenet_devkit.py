@@ -25,6 +25,7 @@ _GROUND_TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
 _META = 'meta.mat'
 
 _MAX_BYTES = 2**26  # Uncompressed; the true one has a few million.
+_MAX_LINE_BYTES = 80  # Of the numbers; Python refuses very long ones.
 
 
 def is_devkit(path):
@@ -50,7 +51,7 @@ def read_devkit(path):
   numbers = []
   for line_number, line in enumerate(
       files[_GROUND_TRUTH].rstrip().split(b'\n'), 1):
-    if not line.strip().isdigit():
+    if not line.strip().isdigit() or len(line) > _MAX_LINE_BYTES:
       raise InputError('{}/{} line {:,}: not a number of a synset; get the '
                        'archive again'.format(path, _GROUND_TRUTH, line_number))
     numbers.append(int(line))
@@ -103,10 +104,14 @@ def _read_files(path, names):
                            path, _MAX_BYTES))
     with tarfile.open(fileobj=io.BytesIO(data), mode='r:') as tar:
       for member in tar:
+        # A sparse file may claim any size, and a negative one has no end.
+        if not 0 <= member.size <= _MAX_BYTES:
+          raise tarfile.ReadError('a file of {:,} bytes'.format(member.size))
         name = member.name.rpartition('/')[-1]
         if name in names and member.isreg():
           contents[name] = tar.extractfile(member).read()
-  except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+  except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError,
+          RecursionError) as error:  # Of many headers that extend another.
     raise InputError('{}: not a tar.gz, or a damaged one ({}); get it again'
                      .format(path, error))
   for name in names:

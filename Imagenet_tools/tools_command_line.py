@@ -73,12 +73,19 @@ def unfinished_path(path):
   return os.path.join(folder, '.{}.unfinished'.format(name))
 
 
+def wait_for_disk(path):
+  """Returns when a file's contents are on the disk (fsync)."""
+  with open(path, 'rb') as written:
+    os.fsync(written.fileno())
+
+
 @contextlib.contextmanager
 def unfinished_file(path):
   """Gives a temporary path that becomes `path` when the block ends normally.
 
-  If the block raises, the temporary file is removed and `path` stays as it
-  was. If the process is killed, the temporary file stays.
+  It is on the disk before, so that after a crash of the machine, too, what has
+  the name is whole. If the block raises, the temporary file is removed and
+  `path` stays as it was. If the process is killed, the temporary file stays.
 
   Args:
     path: the final path; a file of this name is replaced.
@@ -86,6 +93,7 @@ def unfinished_file(path):
   temporary = unfinished_path(path)
   try:
     yield temporary
+    wait_for_disk(temporary)
     os.replace(temporary, path)
   except BaseException:
     if os.path.exists(temporary):

@@ -406,3 +406,24 @@ def test_disk_that_fills_up(tmp_path):
   # With space, the rest is written.
   dataset.build()
   assert len(dataset.records('train')) == 11
+
+
+def test_whatever_gets_its_name_is_on_the_disk(dataset, monkeypatch):
+  """After a power failure no name may stand for a file without contents."""
+  synced, named = set(), []
+  fsync, replace = os.fsync, os.replace
+
+  def noted_fsync(descriptor):
+    fsync(descriptor)
+    synced.add(os.fstat(descriptor).st_ino)
+
+  def checked_replace(source, target):
+    assert os.stat(source).st_ino in synced, target
+    replace(source, target)
+    named.append(os.path.basename(target))
+
+  monkeypatch.setattr(os, 'fsync', noted_fsync)
+  monkeypatch.setattr(os, 'replace', checked_replace)
+  assert builder.main(dataset.arguments('--workers', '1')) == 0
+  assert len(named) == 4 + 2 + 3  # Shards, labels, dataset.json.
+  assert named[-1] == 'dataset.json'

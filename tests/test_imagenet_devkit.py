@@ -87,9 +87,29 @@ def test_archive_of_absurd_size(tmp_path, monkeypatch):
   check_refused(tmp_path, devkit_bytes(ROWS, NUMBERS), 'more than 10,239')
 
 
+def header(kind, size, sparse=b''):
+  """A header of a tar as GNU's; `size` and `sparse` are fields' bytes."""
+  fields = bytearray(512)
+  fields[:4], fields[124:136], fields[156:157] = b'file', size, kind
+  fields[257:265], fields[386:386 + len(sparse)] = b'ustar  \0', sparse
+  fields[148:156] = b' ' * 8
+  fields[148:156] = b'%06o\0 ' % sum(fields)
+  return bytes(fields)
+
+
+@pytest.mark.parametrize('tar', [
+    header(b'L', b'0' * 12) * 3000,  # Each extends the next.
+    header(b'x', b'0' * 12) * 3000,
+    header(b'0', b'0' * 12) + header(b'0', (2**96 - 1024).to_bytes(12, 'big')),
+    header(b'S', b'0' * 12, bytes(97) + b'\x80' + (2**42).to_bytes(11, 'big'))])
+def test_headers_that_would_take_all_time_or_memory(tmp_path, tar):
+  check_refused(tmp_path, gzip_bytes(tar + bytes(1024)), 'damaged')
+
+
 @pytest.mark.parametrize('ground_truth, word', [
     (b'', 'line 1: not a number'), (b'1\n\n2\n', 'line 2: not a number'),
     (b'1\nn00000100\n', 'line 2: not a number'), (b'1\n-2\n', 'line 2'),
+    (b'1\n' + b'2' * 5000, 'line 2: not a number'),
     (b'1\n2\n4\n', 'line 3: no synset has the number 4'), (b'0\n', 'number 0')])
 def test_wrong_ground_truth(tmp_path, ground_truth, word):
   check_refused(tmp_path, kit(ground_truth=ground_truth, meta=meta_file(ROWS)),
