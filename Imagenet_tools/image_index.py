@@ -25,6 +25,10 @@ IndexedImage = collections.namedtuple(
 # Images are read whole, one by each process. A larger file is no photograph.
 MAX_IMAGE_BYTES = 2**27
 
+# ImageNet may come as a tar per synset, 1000 in all, while some systems let a
+# process have 256 files open.
+_MAX_OPENED = 200
+
 
 class ImageIndex(object):
   """The images of one split, in record order.
@@ -178,7 +182,7 @@ class IndexBuilder(object):
 
 
 class OpenedFiles(object):
-  """The archives that a process reads from, each opened once.
+  """The archives that a process reads from, kept open, as far as it may.
 
   A context manager that closes them. Reads do not move a file position, so
   that nothing is shared with processes forked from this one.
@@ -214,6 +218,8 @@ class OpenedFiles(object):
   def _archive(self, container):
     """The descriptor of an archive; None if it is a folder."""
     if container not in self._descriptors:
+      if len(self._descriptors) == _MAX_OPENED:
+        self._close()
       self._descriptors[container] = (
           None if os.path.isdir(container) else os.open(
               container, os.O_RDONLY))
@@ -223,6 +229,9 @@ class OpenedFiles(object):
     return self
 
   def __exit__(self, exception_type, exception, traceback):
+    self._close()
+
+  def _close(self):
     for descriptor in self._descriptors.values():
       if descriptor is not None:
         os.close(descriptor)

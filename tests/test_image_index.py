@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+import image_index
 from image_index import ImageIndex, IndexBuilder, IndexedImage, OpenedFiles
 from tools_command_line import InputError
 
@@ -92,6 +93,22 @@ def test_archives_are_closed(index):
     index.read(0, opened_files)
     index.read(2, opened_files)
     assert len(os.listdir('/proc/self/fd')) == descriptors + 1
+  assert len(os.listdir('/proc/self/fd')) == descriptors
+
+
+def test_more_archives_than_may_be_open(tmp_path, monkeypatch):
+  monkeypatch.setattr(image_index, '_MAX_OPENED', 2)
+  builder = IndexBuilder(CLASSES)
+  for i in range(5):
+    (tmp_path / str(i)).write_bytes(b'%d' % i)
+    builder.add_container(str(tmp_path / str(i)), [(b'image', 0, 1)], 1)
+  index = builder.finish()
+  descriptors = len(os.listdir('/proc/self/fd'))
+  with OpenedFiles() as opened_files:
+    for i in (0, 1, 0, 2, 3, 4, 3, 0, 1):
+      opened_files.ask_for(index[4 - i])
+      assert index.read(i, opened_files) == b'%d' % i
+      assert len(os.listdir('/proc/self/fd')) <= descriptors + 2
   assert len(os.listdir('/proc/self/fd')) == descriptors
 
 
