@@ -1,4 +1,4 @@
-"""Archives to TFRecords: one line for whatever is wrong, nothing half-written."""
+"""Archives to TFRecords: a line for whatever is wrong, nothing half-written."""
 
 import collections
 import json
