@@ -167,7 +167,7 @@ def parse_arguments(arguments=None):
   parser = ArgumentParser(
       description='Reads a folder of records from the disk and says whether '
       'they are sound. The 144 GB of ImageNet take as long as the disk takes '
-      'to read them, or on fast disks a core half an hour.')
+      'to read them, or on fast disks a core 10 to 30 minutes.')
   parser.add_argument('data_dir', metavar='DIR',
                       help='has train/, validation/ and dataset.json')
   parser.add_argument(
