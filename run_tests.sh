@@ -31,7 +31,9 @@ esac
 tests=(tests)
 if [[ $stack == analysis ]]; then
   tests=(tests/test_analyze_imagenet_labels.py tests/test_cascade_*.py
-         tests/test_softmax_dump.py)
+         tests/test_softmax_dump.py tests/test_dump_*.py
+         tests/test_resumed_dumps.py tests/test_reading_order.py
+         tests/test_background_writer.py)
 fi
 for argument in "$@"; do
   case $argument in

@@ -1,9 +1,9 @@
 """`cascade.json`: which network the dumps of a folder are of, and its cost.
 
 It lies beside the dumps, is written when they are complete, and tells the
-analysis what it costs to leave at each classifier. A run dumps one classifier,
-as published, so runs share the file: each puts in its own classifier and keeps
-the others.
+analysis what it costs to leave at each classifier. A run may dump some of the
+classifiers only, so runs share the file: each puts in its own and keeps the
+others.
 
 Nothing here needs TensorFlow, so that the analysis shares the format.
 """
@@ -13,7 +13,8 @@ import contextlib
 import json
 import os
 
-import softmax_dump
+import dump_names
+from file_system import LOCAL, replace_content
 from resnet_tables import network_name
 from user_error import UserError
 
@@ -33,6 +34,9 @@ Network = collections.namedtuple(
 
 # What the classifiers of one cascade have in common.
 _SHARED_FIELDS = ('resnet_version', 'resnet_size', 'image_size', 'num_classes')
+
+# Of an origin: dumps in which these agree are of the same weights.
+_WEIGHT_FIELDS = ('trunk_sha256', 'head_sha256')
 
 _RUN_REMEDY = 'move it or name another --softmax_dir'
 
@@ -54,12 +58,13 @@ def cumulative_costs(trunk_costs, head_costs):
           for index, trunk_cost in enumerate(trunk_costs)]
 
 
-def load(path, remedy):
+def load(path, remedy, file_system=LOCAL):
   """Reads a JSON object of this format's version; checks no more than that.
 
   Args:
     path: of the file.
     remedy: what to do if it is another file, for the message.
+    file_system: one like `file_system.LOCAL`.
 
   Returns:
     A dict.
@@ -68,8 +73,8 @@ def load(path, remedy):
     UserError: the file cannot be read or is another.
   """
   try:
-    with open(path, encoding='utf-8') as stream:
-      record = json.load(stream)
+    with file_system.open_to_read(path) as stream:
+      record = json.loads(stream.read().decode('utf-8'))
   except OSError as error:
     raise UserError('{}: cannot be read ({}); {}'.format(
         path, error.strerror, remedy))
@@ -84,91 +89,149 @@ def load(path, remedy):
   return record
 
 
-def check_folder(folder, network):
+def check_folder(folder, network, file_system=LOCAL):
   """Checks, before any work, that the dumps of a folder are of this network.
 
   Args:
     folder: an existing folder.
     network: the `Network` that will be dumped.
+    file_system: one like `file_system.LOCAL`.
 
   Raises:
     UserError: they are of another network, or the file is of something else.
   """
-  _dumped_checkpoints(folder, network)
+  _origins_of_dumps(folder, network, file_system)
 
 
-def write(folder, network, classifier_id, checkpoint, versions):
-  """Puts a classifier whose dumps are complete into the folder's record.
+def write(folder, network, origins, file_system=LOCAL):
+  """Puts classifiers whose dumps are complete into the folder's record.
 
   Args:
     folder: of the dumps.
     network: the `Network` they are of.
-    classifier_id: the classifier.
-    checkpoint: its path, for people.
-    versions: a dict from software to version, of this run.
+    origins: a dict from each of the classifiers to what tells where its dumps
+      are from: checkpoints, flags, versions; a dict ready for JSON.
+    file_system: one like `file_system.LOCAL`.
 
   Raises:
     UserError: as for `check_folder`; or the file cannot be written.
   """
-  path = os.path.join(folder, FILE_NAME)
-  unfinished_path = '{}.clf{}{}'.format(
-      path, classifier_id, softmax_dump.UNFINISHED_SUFFIX)
-  try:
-    with _locked(folder):
-      checkpoints = _dumped_checkpoints(folder, network)
-      checkpoints[classifier_id] = checkpoint
-      with open(unfinished_path, 'w') as stream:
-        json.dump(_record(network, checkpoints, versions), stream, indent=2)
-        stream.write('\n')
-        stream.flush()
-        os.fsync(stream.fileno())
-      os.replace(unfinished_path, path)
-  except OSError as error:
-    raise UserError('{}: cannot be written ({}); the dumps beside it are '
-                    'complete'.format(path, error.strerror))
-  finally:
-    if os.path.exists(unfinished_path):
-      os.remove(unfinished_path)
+  with _locked(folder, file_system, 'the dumps beside it are complete'):
+    all_origins = _origins_of_dumps(folder, network, file_system)
+    all_origins.update(origins)
+    _replace(folder, network, all_origins, origins, file_system)
+
+
+def retract(folder, network, origins, shard=None, file_system=LOCAL):
+  """Takes out classifiers whose dumps are about to be replaced by others.
+
+  Files get their names split by split: a run that stops in between leaves one
+  of the new weights beside one of the old, for which no record stands.
+
+  Args:
+    folder, network, file_system: as for `write`.
+    origins: as for `write`, of the dumps to come.
+    shard: as for `check_shards`.
+
+  Raises:
+    UserError: as for `write` and `check_shards`.
+  """
+  with _locked(folder, file_system, 'the dumps beside it are the old ones'):
+    check_shards(folder, network, origins, shard, file_system)
+    recorded = _origins_of_dumps(folder, network, file_system)
+    others = _of_other_weights(recorded, origins)
+    if others:
+      _replace(folder, network, {
+          k: recorded[k] for k in recorded if k not in others}, origins,
+               file_system)
+
+
+def check_shards(folder, network, origins, shard=None, file_system=LOCAL):
+  """Checks that a shard has the weights of those beside it, as far as recorded.
+
+  Args:
+    folder, network, file_system: as for `write`.
+    origins: as for `write`, of the dumps to come.
+    shard: the `dump_names.DumpShard` of them; None where they are whole.
+
+  Raises:
+    UserError: as for `check_folder`; or a shard beside it has other weights.
+  """
+  if shard is None:
+    return
+  recorded = _origins_of_dumps(folder, network, file_system)
+  for k in _of_other_weights(recorded, origins):
+    names = sum((dump_names.classifier_file_names(k, split)
+                 for split in dump_names.SPLITS), [])
+    for name in dump_names.names_in(folder, file_system):
+      whole_name, other = dump_names.split_shard_name(name)
+      if whole_name in names and other != shard:
+        raise UserError(
+            '{}: a shard of other weights than --dump_shard {}/{} would have '
+            '(see {}); remove it and what belongs to it, or name another '
+            'folder'.format(os.path.join(folder, name), shard.number,
+                            shard.total, FILE_NAME))
+
+
+def _of_other_weights(recorded, origins):
+  """Classifiers of both whose weights are not known to be the same."""
+  return [k for k in sorted(origins) if k in recorded and any(
+      recorded[k].get(field) != origins[k][field] for field in _WEIGHT_FIELDS)]
 
 
 @contextlib.contextmanager
-def _locked(folder):
-  """Keeps a run for another classifier, ending at this moment, waiting."""
-  import fcntl  # Not there on Windows, where nothing is dumped.
-  descriptor = os.open(folder, os.O_RDONLY)
+def _locked(folder, file_system, consequence):
+  """Keeps runs for other classifiers waiting, which may end at this moment.
+
+  Args:
+    folder, file_system: as for `write`.
+    consequence: of a file that cannot be written, for the message.
+  """
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    yield
-  finally:
-    os.close(descriptor)
+    with file_system.locked(folder):
+      yield
+  except OSError as error:
+    raise UserError('{}: cannot be written ({}); {}'.format(
+        os.path.join(folder, FILE_NAME), error.strerror, consequence))
 
 
-def _dumped_checkpoints(folder, network):
+def _replace(folder, network, all_origins, origins, file_system):
+  """Writes the record of `all_origins`; by a run that dumps `origins`."""
+  path = os.path.join(folder, FILE_NAME)
+  unfinished_path = path + ''.join(
+      '.clf{}'.format(k) for k in origins) + dump_names.UNFINISHED_SUFFIX
+  content = json.dumps(_record(network, all_origins), indent=2)
+  replace_content(file_system, path, unfinished_path,
+                  (content + '\n').encode())
+
+
+def _origins_of_dumps(folder, network, file_system):
   """Classifiers that the folder holds dumps of, as its record has them.
 
   An entry whose dumps were removed counts for nothing.
 
   Returns:
-    A dict from classifier to the path of its checkpoint.
+    A dict from classifier to the 'origin' that is recorded.
   """
   path = os.path.join(folder, FILE_NAME)
-  if not os.path.exists(path):
+  if not file_system.exists(path):
     return {}
-  record = load(path, _RUN_REMEDY)
+  record = load(path, _RUN_REMEDY, file_system)
   try:
-    recorded = {entry['classifier_id']: entry['checkpoint']
+    recorded = {entry['classifier_id']: _origin(entry)
                 for entry in record['exits']}
     recorded_fields = [record[field] for field in _SHARED_FIELDS]
   except (KeyError, TypeError):
     raise UserError('{}: not written by this program; {}'.format(
         path, _RUN_REMEDY))
-  checkpoints = {
+  origins = {
       exit_cost.classifier_id: recorded[exit_cost.classifier_id]
       for exit_cost in network.exits
       if exit_cost.classifier_id in recorded and any(
-          softmax_dump.holds_dump(folder, exit_cost.classifier_id, split)
-          for split in softmax_dump.SPLITS)}
-  if checkpoints:
+          dump_names.holds_dump(
+              folder, exit_cost.classifier_id, split, file_system)
+          for split in dump_names.SPLITS)}
+  if origins:
     for field, value in zip(_SHARED_FIELDS, recorded_fields):
       if value != getattr(network, field):
         raise UserError(
@@ -176,22 +239,27 @@ def _dumped_checkpoints(folder, network):
             '{}); classifiers of one cascade are dumped from the same network: '
             'remove the old dumps or name another folder'.format(
                 folder, field, value, getattr(network, field)))
-  return checkpoints
+  return origins
 
 
-def _record(network, checkpoints, versions):
+def _origin(entry):
+  # The first records had the path of the checkpoint only.
+  return (entry['origin'] if 'origin' in entry
+          else {'head_checkpoint': entry['checkpoint']})
+
+
+def _record(network, origins):
   """The content of the file, ready for JSON.
 
   Args:
     network: a `Network`.
-    checkpoints: a dict from each classifier dumped to its checkpoint.
-    versions: a dict.
+    origins: a dict from each classifier dumped to its origin.
 
   Returns:
     A dict, in the order in which people read it.
   """
   dumped = [exit_cost for exit_cost in network.exits
-            if exit_cost.classifier_id in checkpoints]
+            if exit_cost.classifier_id in origins]
   cumulative_macs = cumulative_costs(
       [exit_cost.trunk_macs for exit_cost in dumped],
       [exit_cost.head_macs for exit_cost in dumped])
@@ -211,12 +279,11 @@ def _record(network, checkpoints, versions):
           ('trunk_parameters', exit_cost.trunk_parameters),
           ('head_parameters', exit_cost.head_parameters),
           ('cumulative_parameters', parameters),
-          ('checkpoint', checkpoints[exit_cost.classifier_id]),
+          ('origin', origins[exit_cost.classifier_id]),
       ]) for exit_cost, macs, parameters in zip(
           dumped, cumulative_macs, cumulative_parameters)]),
       ('plain_network_macs',
        own_classifier.trunk_macs + own_classifier.head_macs),
       ('plain_network_parameters',
        own_classifier.trunk_parameters + own_classifier.head_parameters),
-      ('versions', versions),
   ])

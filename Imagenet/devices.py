@@ -83,7 +83,8 @@ def gpu_thread_settings(flags_obj, num_gpus):
   return environment, inter_op_threads, private_threads
 
 
-def run_config(flags_obj, devices, inter_op_threads, distributed):
+def run_config(flags_obj, devices, inter_op_threads, distributed,
+               training_cluster=None):
   """The Estimator's RunConfig.
 
   Args:
@@ -91,17 +92,28 @@ def run_config(flags_obj, devices, inter_op_threads, distributed):
     devices: of `resolve_devices`.
     inter_op_threads: of `gpu_thread_settings`.
     distributed: whether several replicas share the work.
+    training_cluster: a `TrainingCluster` to train with; None for this machine
+      alone.
   """
   strategy = None
-  if distributed and len(devices.replicas) > 1:
+  if training_cluster is not None:
+    strategy = training_cluster.strategy
+  elif distributed and len(devices.replicas) > 1:
     strategy = mirrored_strategy(devices.replicas, flags_obj.all_reduce_alg)
-  session_config = tf.ConfigProto(
+  return tf.estimator.RunConfig(
+      train_distribute=strategy, eval_distribute=strategy,
+      session_config=(
+          session_config(flags_obj, devices, inter_op_threads)
+          if training_cluster is None else training_cluster.session_config),
+      tf_random_seed=flags_obj.random_seed,
+      save_checkpoints_secs=_SECONDS_BETWEEN_CHECKPOINTS)
+
+
+def session_config(flags_obj, devices, inter_op_threads):
+  """The `tf.ConfigProto` of every session; arguments as for `run_config`."""
+  return tf.ConfigProto(
       inter_op_parallelism_threads=inter_op_threads,
       intra_op_parallelism_threads=flags_obj.intra_op_parallelism_threads,
       allow_soft_placement=True,
       device_count={'GPU': devices.num_gpus,
                     'CPU': max(flags_obj.cpu_replicas, 1)})
-  return tf.estimator.RunConfig(
-      train_distribute=strategy, eval_distribute=strategy,
-      session_config=session_config, tf_random_seed=flags_obj.random_seed,
-      save_checkpoints_secs=_SECONDS_BETWEEN_CHECKPOINTS)

@@ -8,6 +8,7 @@ at random, from shuffled shards.
 from tf_compat import private_threadpool, tf
 
 import imagenet_preprocessing
+from cluster import ONE_MACHINE, records_of_worker
 from imagenet_shards import IMAGENET_NUM_CLASSES, find_shards
 
 NUM_CHANNELS = 3
@@ -28,7 +29,8 @@ PADDING_LABEL = -1
 def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
              datasets_num_private_threads=None, num_parallel_batches=1,
              parse_record_fn=None, image_size=None,
-             num_classes=IMAGENET_NUM_CLASSES, num_padding_images=0):
+             num_classes=IMAGENET_NUM_CLASSES, num_padding_images=0,
+             cluster=ONE_MACHINE):
   """Batches of one split, as the official code's function of this name.
 
   Args:
@@ -46,13 +48,16 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
     num_classes: labels must be below it.
     num_padding_images: black images, labelled `PADDING_LABEL`, to add at the
       end.
+    cluster: a `cluster.Cluster`; in training, each worker has its own records.
 
   Returns:
     A dataset of (images [batch, height, width, 3], labels int32 [batch]).
   """
-  dataset = split_dataset(
-      find_shards(data_dir, 'train' if is_training else 'validation'),
-      is_training)
+  shards = find_shards(data_dir, 'train' if is_training else 'validation')
+  if is_training:
+    dataset = training_dataset(shards, cluster)
+  else:
+    dataset = split_dataset(shards, is_training)
   return process_record_dataset(
       dataset, is_training, batch_size, SHUFFLE_BUFFER_RECORDS,
       parse_record_fn or record_parser(image_size, num_classes), num_epochs,
@@ -63,25 +68,49 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
 def evaluation_dataset(shards, batch_size, dtype=tf.float32, image_size=None,
                        num_classes=IMAGENET_NUM_CLASSES,
                        datasets_num_private_threads=None,
-                       num_parallel_batches=1):
+                       num_parallel_batches=1, num_skipped=None,
+                       num_records=None):
   """One pass over `shards` of either split, in reading order, undistorted.
 
-  Arguments and result as for `input_fn`.
+  Args:
+    shards: paths, a list or a tensor.
+    num_skipped: records at the beginning of each shard that are not read, see
+      `reading_order.shards_from_row`; a tensor, or None.
+    num_records: after how many the pass ends, a tensor; -1 or None: none.
+
+  Other arguments and result as for `input_fn`.
   """
+  dataset = split_dataset(shards, is_training=False, num_skipped=num_skipped)
+  if num_records is not None:
+    dataset = dataset.take(num_records)
   return process_record_dataset(
-      split_dataset(shards, is_training=False), False, batch_size, None,
+      dataset, False, batch_size, None,
       record_parser(image_size, num_classes), 1, dtype,
       datasets_num_private_threads, num_parallel_batches)
 
 
-def split_dataset(shards, is_training):
-  """Serialized records of `shards`: in reading order, or from random shards."""
-  dataset = tf.data.Dataset.from_tensor_slices(shards)
+def training_dataset(shards, cluster):
+  """Serialized records of `shards` that a worker of `cluster` trains on."""
+  shards, shares_records = records_of_worker(shards, cluster)
+  dataset = split_dataset(shards, is_training=not shares_records)
+  if shares_records:  # Of an order that is the same on every machine.
+    dataset = dataset.shard(cluster.num_workers, cluster.index)
+  return dataset
+
+
+def split_dataset(shards, is_training, num_skipped=None):
+  """Serialized records of `shards`: in reading order, or from random shards.
+
+  `num_skipped`: as for `evaluation_dataset`.
+  """
+  if num_skipped is None:
+    num_skipped = tf.zeros([len(shards)], tf.int64)
+  dataset = tf.data.Dataset.from_tensor_slices((shards, num_skipped))
   if is_training:
     dataset = dataset.shuffle(buffer_size=len(shards))
   return dataset.interleave(
-      lambda shard: tf.data.TFRecordDataset(
-          shard, buffer_size=_READ_BUFFER_BYTES),
+      lambda shard, count: tf.data.TFRecordDataset(
+          shard, buffer_size=_READ_BUFFER_BYTES).skip(count),
       cycle_length=INTERLEAVED_SHARDS, block_length=1)
 
 
@@ -155,19 +184,33 @@ def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES):
 
   def parse(raw_record, is_training, dtype):
     with tf.name_scope(PARSER_SCOPES[bool(is_training)]):
-      features = tf.parse_single_example(raw_record, _RECORD_FEATURES)
-      label = features['image/class/label']
-      label_in_range = tf.Assert(
-          tf.logical_and(label >= 0, label < num_classes),
-          [LABEL_OUT_OF_RANGE, label, features['image/filename']])
-      with tf.control_dependencies([label_in_range]):
-        label = tf.to_int32(label)
+      encoded, boxes, label = parse_features(raw_record, num_classes)
       image = imagenet_preprocessing.preprocess_image(
-          features['image/encoded'], _bounding_boxes(features), image_size,
-          image_size, NUM_CHANNELS, is_training)
+          encoded, boxes, image_size, image_size, NUM_CHANNELS, is_training)
       return tf.cast(image, dtype), label
 
   return parse
+
+
+def parse_features(raw_record, num_classes=IMAGENET_NUM_CLASSES):
+  """What a record holds.
+
+  Args:
+    raw_record: a serialized record.
+    num_classes: as for `record_parser`.
+
+  Returns:
+    (the encoded image, a scalar string; bounding boxes float32 [1, boxes, 4];
+    label int32 []).
+  """
+  features = tf.parse_single_example(raw_record, _RECORD_FEATURES)
+  label = features['image/class/label']
+  label_in_range = tf.Assert(
+      tf.logical_and(label >= 0, label < num_classes),
+      [LABEL_OUT_OF_RANGE, label, features['image/filename']])
+  with tf.control_dependencies([label_in_range]):
+    label = tf.to_int32(label)
+  return features['image/encoded'], _bounding_boxes(features), label
 
 
 # For `read_errors.py`: where the names of a parser's operations begin, in

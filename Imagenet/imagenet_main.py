@@ -7,6 +7,12 @@ Evaluates the network's own classifier and dumps its softmaxes (README, step 3):
 Fine-tunes an early classifier on the pretrained trunk, then dumps:
 
   python3 imagenet_main.py --fine_tune --te 20 --is_cascaded --classifier_id 0 ...
+
+Both in one run each, for the same result: fine-tunes the two early classifiers,
+and dumps all three.
+
+  python3 imagenet_main.py --fine_tune --te 20 --is_cascaded --classifier_id 0,1 ...
+  python3 imagenet_main.py --eval_only --is_cascaded --classifier_id 0,1,2 ...
 """
 
 import functools
@@ -16,17 +22,22 @@ import sys
 from absl import app as absl_app
 from absl import flags
 
-from tf_compat import configure_logging
+from tf_compat import configure_logging, tf
 
 import cascade_record
+import dump_names
+import dump_run
+import gfile_system
 import imagenet_input
 import imagenet_preprocessing
+import input_profile
 import network_cost
 import resnet_flags
 import resnet_model
 import resnet_run_loop
 import resnet_tables
 import softmax_dump
+from cluster import take_from_environment
 from imagenet_input import NUM_CHANNELS, input_fn, parse_record
 from imagenet_shards import IMAGENET_NUM_CLASSES as NUM_CLASSES
 from imagenet_shards import IMAGENET_NUM_IMAGES as NUM_IMAGES
@@ -104,7 +115,7 @@ def imagenet_model_fn(features, labels, mode, params):
     params: the official code's dict: 'resnet_size', 'data_format',
       'batch_size', 'resnet_version', 'loss_scale', 'dtype', 'fine_tune'. All
       others may be missing, and it is the plain network on ImageNet:
-      'num_classes', 'num_train_images', 'batch_norm_decay', 'classifier_id',
+      'num_classes', 'num_train_images', 'batch_norm_decay', 'classifier_ids',
       'trunk_batch_norm', 'initial_checkpoint', 'base_lr'.
 
   Returns:
@@ -137,8 +148,8 @@ def imagenet_model_fn(features, labels, mode, params):
       loss_filter_fn=None,
       dtype=params['dtype'],
       fine_tune=params['fine_tune'],
-      classifier_id=params.get(
-          'classifier_id', resnet_model.FINAL_CLASSIFIER_ID),
+      classifier_ids=params.get(
+          'classifier_ids', [resnet_model.FINAL_CLASSIFIER_ID]),
       trunk_batch_norm=params.get('trunk_batch_norm', 'frozen'),
       initial_checkpoint=params.get('initial_checkpoint'))
 
@@ -167,24 +178,23 @@ def run_imagenet(flags_obj):
     UserError: the flags, the data or the checkpoints do not fit; before any
       work where it can be known.
   """
+  cluster = take_from_environment(os.environ)
   _check_flags(flags_obj)
   image_size = flags_obj.image_size
-  dataset, shards = DatasetInfo(NUM_CLASSES, NUM_IMAGES), {}
+  classifier_ids = [resnet_model.FINAL_CLASSIFIER_ID]
+  if flags_obj.is_cascaded:
+    classifier_ids = resnet_flags.parsed_classifier_ids(flags_obj)
+  dataset, splits = DatasetInfo(NUM_CLASSES, NUM_IMAGES), []
   if not flags_obj.use_synthetic_data:
-    dataset, shards = _examine_data(flags_obj)
-  dump_passes, network = [], None
-  if flags_obj.is_cascaded and not flags_obj.use_synthetic_data:
-    softmax_dump.prepare_folder(
-        flags_obj.softmax_dir, dataset.num_images, dataset.num_classes,
-        num_classifiers=1)
-    network = network_cost.describe(
-        ImagenetModel(
-            int(flags_obj.resnet_size), 'channels_last', dataset.num_classes,
-            int(flags_obj.resnet_version)),
-        [image_size, image_size, NUM_CHANNELS])
-    cascade_record.check_folder(flags_obj.softmax_dir, network)
-    dump_passes = [_dump_pass(flags_obj, split, shards[split], dataset)
-                   for split in softmax_dump.SPLITS]
+    dataset, splits = _examine_data(flags_obj)
+  shards = {split.name: list(split.paths) for split in splits}
+  if flags_obj.profile_input:
+    with explain_read_error(shards, image_size):
+      _profile_input(flags_obj, shards, dataset)
+    return {}
+  dump_job = None
+  if _is_dumping(flags_obj) and cluster.is_chief:
+    dump_job = _prepare_dumps(flags_obj, classifier_ids, dataset, splits)
 
   if flags_obj.use_synthetic_data:
     input_function = imagenet_input.get_synth_input_fn(
@@ -202,53 +212,109 @@ def run_imagenet(flags_obj):
             'num_classes': dataset.num_classes,
             'num_train_images': dataset.num_images['train'],
             'batch_norm_decay': flags_obj.batch_norm_decay,
-            'classifier_id': (flags_obj.classifier_id if flags_obj.is_cascaded
-                              else resnet_model.FINAL_CLASSIFIER_ID),
+            'classifier_ids': classifier_ids,
             'trunk_batch_norm': flags_obj.trunk_batch_norm,
             'base_lr': flags_obj.base_lr,
         },
-        dump_passes=dump_passes,
-        network=network)
+        dump_job=dump_job,
+        cluster=cluster)
 
 
 def _check_flags(flags_obj):
   """Refuses values and combinations that cannot work."""
-  if flags_obj.classifier_id not in resnet_model.CLASSIFIER_IDS:
-    raise UserError('--classifier_id {}: the classifiers are {}'.format(
-        flags_obj.classifier_id,
-        ', '.join(str(k) for k in resnet_model.CLASSIFIER_IDS)))
+  if flags_obj.head_model_dirs and not flags_obj.eval_only:
+    raise UserError('--head_model_dirs: is for --eval_only; --fine_tune trains '
+                    'the heads of --model_dir')
+  for name in ('head_model_dirs', 'dump_shard'):
+    if flags_obj[name].value and not _is_dumping(flags_obj):
+      raise UserError('--{}: is for dumps, and with --nodump_softmaxes, '
+                      '--nois_cascaded or --use_synthetic_data there are none'
+                      .format(name))
+  if flags_obj.dump_shard and not flags_obj.eval_only:
+    raise UserError('--dump_shard: is for --eval_only; the shards of one dump '
+                    'have the same weights, so train first')
   if flags_obj.image_size <= 0 or (
       flags_obj.image_size % resnet_tables.IMAGE_SIZE_DIVISOR):
     raise UserError('--image_size {}: must be a multiple of {}'.format(
         flags_obj.image_size, resnet_tables.IMAGE_SIZE_DIVISOR))
+  if flags_obj.profile_input and flags_obj.use_synthetic_data:
+    raise UserError('--profile_input: excludes --use_synthetic_data, for which '
+                    'nothing is read')
   if flags_obj.eval_only and flags_obj.fine_tune:
     raise UserError('--eval_only and --fine_tune exclude each other')
   if flags_obj.clean and (flags_obj.eval_only or not flags_obj.train_epochs):
     raise UserError('--clean: excludes --eval_only and --train_epochs 0; there '
                     'would be nothing left to evaluate')
+  if flags_obj.clean and '://' in flags_obj.model_dir:
+    raise UserError('--clean: --model_dir {} is not on this machine; remove it '
+                    'by hand, or name another'.format(flags_obj.model_dir))
+
+
+def _profile_input(flags_obj, shards, dataset):
+  input_profile.profile(
+      shards, flags_obj.batch_size, flags_obj.image_size, dataset.num_classes,
+      flags_obj.profile_images, resnet_flags.parsed_dtype(flags_obj),
+      flags_obj.datasets_num_private_threads,
+      flags_obj.datasets_num_parallel_batches or 1,
+      flags_obj.inter_op_parallelism_threads,
+      flags_obj.intra_op_parallelism_threads)
+
+
+def _is_dumping(flags_obj):
+  return (flags_obj.is_cascaded and flags_obj.dump_softmaxes and
+          not flags_obj.use_synthetic_data)
 
 
 def _examine_data(flags_obj):
-  """Counts classes and images and finds the shards of each split needed."""
+  """Counts classes and images and finds the shards of each split needed.
+
+  Returns:
+    `DatasetInfo` with the images that are there; list of `dump_run.Split`.
+  """
   dataset = read_dataset_info(flags_obj.data_dir)
-  shards, num_images = {}, dict(dataset.num_images)
-  only_evaluates = flags_obj.eval_only and not flags_obj.is_cascaded
-  for split in ['validation'] if only_evaluates else softmax_dump.SPLITS:
-    shards[split], num_images[split] = count_split(
-        flags_obj.data_dir, split, dataset)
-  return dataset._replace(num_images=num_images), shards
+  only_evaluates = flags_obj.eval_only and not _is_dumping(flags_obj)
+  splits = [
+      dump_run.Split(name, *count_split(flags_obj.data_dir, name, dataset))
+      for name in (['validation'] if only_evaluates else dump_names.SPLITS)]
+  num_images = dict(dataset.num_images)
+  num_images.update((split.name, sum(split.counts)) for split in splits)
+  return dataset._replace(num_images=num_images), splits
 
 
-def _dump_pass(flags_obj, split, shards, dataset):
-  def dataset_fn():
+def _prepare_dumps(flags_obj, classifier_ids, dataset, splits):
+  """Makes and checks the folder of the dumps; a `dump_run.DumpJob`."""
+  make_model = functools.partial(
+      ImagenetModel, int(flags_obj.resnet_size),
+      num_classes=dataset.num_classes,
+      resnet_version=int(flags_obj.resnet_version))
+  network = network_cost.describe(
+      make_model(data_format='channels_last'),
+      [flags_obj.image_size, flags_obj.image_size, NUM_CHANNELS])
+  folder = flags_obj.softmax_dir
+  file_system = gfile_system.of_folder(folder)
+  shard = dump_names.parse_shard(flags_obj.dump_shard)
+  softmax_dump.prepare_folder(
+      folder, dataset.num_images, dataset.num_classes, classifier_ids, shard,
+      flags_obj.batch_size, file_system)
+  cascade_record.check_folder(folder, network, file_system)
+
+  def make_dataset():
+    placeholders = {
+        'shards': tf.placeholder(tf.string, [None]),
+        'num_skipped': tf.placeholder(tf.int64, [None]),
+        'num_records': tf.placeholder(tf.int64, []),
+    }
     return imagenet_input.evaluation_dataset(
-        shards, flags_obj.batch_size, resnet_flags.parsed_dtype(flags_obj),
-        flags_obj.image_size, dataset.num_classes,
-        flags_obj.datasets_num_private_threads,
-        flags_obj.datasets_num_parallel_batches or 1
-    ).map(lambda image, label: {'image': image, 'label': label})
+        batch_size=flags_obj.batch_size,
+        dtype=resnet_flags.parsed_dtype(flags_obj),
+        image_size=flags_obj.image_size, num_classes=dataset.num_classes,
+        datasets_num_private_threads=flags_obj.datasets_num_private_threads,
+        num_parallel_batches=flags_obj.datasets_num_parallel_batches or 1,
+        **placeholders), placeholders
 
-  return resnet_run_loop.DumpPass(split, dataset.num_images[split], dataset_fn)
+  return dump_run.DumpJob(
+      make_model, classifier_ids, make_dataset, splits, network, folder,
+      file_system, shard)
 
 
 def main(argv):
@@ -263,7 +329,8 @@ def main(argv):
   except KeyboardInterrupt:
     sys.stdout.flush()
     sys.stderr.write('imagenet_main.py: interrupted; the same command goes on '
-                     'from the last checkpoint\n')
+                     'from the last checkpoint (without --clean), or where the '
+                     'dump was left\n')
     os._exit(130)  # TensorFlow's threads may still be at work.
 
 

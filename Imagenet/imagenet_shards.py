@@ -221,14 +221,15 @@ def count_split(data_dir, split, dataset_info):
   """Finds and counts the records of a split; checks the count and a record.
 
   Returns:
-    (paths of the shards, records in all of them)
+    (paths of the shards, records in each of them)
 
   Raises:
     UserError: see `find_shards` and `count_records`; or `dataset.json` has
       another count, the split is empty, or its first record is no image.
   """
   paths = find_shards(data_dir, split)
-  num_records = sum(count_records(paths))
+  counts = count_records(paths)
+  num_records = sum(counts)
   expected = dataset_info.num_images[split]
   if num_records == 0:
     raise UserError('{}: the {} shards hold no record'.format(
@@ -244,4 +245,4 @@ def count_split(data_dir, split, dataset_info):
     # training images, and such records are still about.
     sys.stderr.write('{}: {:,} records where ImageNet has {:,} images\n'.format(
         os.path.dirname(paths[0]), num_records, expected))
-  return paths, num_records
+  return paths, counts

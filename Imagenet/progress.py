@@ -3,47 +3,67 @@
 import sys
 import time
 
-_SECONDS_BETWEEN_LINES = 5
+# Between lines on a terminal, and in a log file, which days of work must not
+# flood.
+_TERMINAL_SECONDS, _LOG_SECONDS = 5, 60
 
 
 class Progress(object):
-  """Prints a line every few seconds: done, total, rate, time left.
+  """Prints a line now and then: done, total, rate, time left.
 
   Work that ends before the first line is due prints nothing.
   """
 
-  def __init__(self, title, total, unit):
+  def __init__(self, title, total, unit, done=0):
     """
     Args:
       title: what is being done, such as 'clf0 validation'.
       total: units of work in all.
       unit: plural, such as 'images'.
+      done: units that were done before, and do not count in the rate.
     """
     self._title = title
     self._total = total
     self._unit = unit
+    self._done_before = done
+    self._seconds_between_lines = (
+        _TERMINAL_SECONDS if sys.stderr.isatty() else _LOG_SECONDS)
     self._start = self._last_line = time.monotonic()
 
-  def update(self, done):
-    """Tells that `done` units are done."""
-    if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-      self._print(done)
+  def update(self, done, describe=None):
+    """Tells that `done` units are done, those of before included.
+
+    Args:
+      done: int.
+      describe: a function without arguments that returns what to add to the
+        line; called if there is one.
+
+    Returns:
+      Whether a line was printed.
+    """
+    is_due = (time.monotonic() - self._last_line >=
+              self._seconds_between_lines)
+    if is_due:
+      self._print(done, describe() if describe else '')
+    return is_due
 
   def finish(self):
     """Tells that all is done."""
     if self._last_line != self._start:
       self._print(self._total)
 
-  def _print(self, done):
+  def _print(self, done, description=''):
     self._last_line = time.monotonic()
     seconds = self._last_line - self._start
-    rate = done / seconds
+    rate = (done - self._done_before) / seconds
     line = '{}: {:,} of {:,} {}, {} {}/s'.format(
         self._title, done, self._total, self._unit,
         '{:,.0f}'.format(rate) if rate >= 100 else '{:.3g}'.format(rate),
         self._unit)
-    if 0 < done < self._total:
+    if rate and done < self._total:
       line += ', {} left'.format(_duration((self._total - done) / rate))
+    if description:
+      line += '; ' + description
     sys.stderr.write(line + '\n')
     sys.stderr.flush()
 

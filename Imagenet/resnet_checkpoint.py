@@ -1,15 +1,15 @@
 """Checkpoints: finding them, checking them against a graph, restoring.
 
-A network restores from a checkpoint in one of two ways. To evaluate, every
+A network restores from checkpoints in one of three ways. To evaluate, every
 variable of the graph comes from one checkpoint. To train, the variables named
-to `initialize_from` come from the pretrained one and the rest are new. Either
-way the names and shapes are compared first, so that what does not fit stops
-the run with its name, before any work.
+to `initialize_from` come from the pretrained one and the rest are new. To dump,
+trunk and heads may come from one each (`exit_weights.py`). In any case names
+and shapes are compared first, so that what does not fit stops the run with its
+name, before any work. Paths are any that TensorFlow's file systems take.
 """
 
 import collections
 import contextlib
-import glob
 import os
 import re
 
@@ -35,7 +35,7 @@ def checkpoint_to_evaluate(flags_obj, graph_shapes):
   Raises:
     UserError: there is none, or it does not fit.
   """
-  checkpoint = _earlier_checkpoint(flags_obj)
+  checkpoint = earlier_checkpoint(flags_obj)
   remedy = 'is --model_dir of this classifier and this network?'
   if checkpoint is None:
     if not flags_obj.pretrained_model_checkpoint_path:
@@ -53,7 +53,7 @@ def checkpoint_to_evaluate(flags_obj, graph_shapes):
   return checkpoint
 
 
-def checkpoint_to_start_from(flags_obj, classifier_id, graph_shapes):
+def checkpoint_to_start_from(flags_obj, classifier_ids, graph_shapes):
   """The pretrained checkpoint for the trunk, or None; checked to fit.
 
   None where --model_dir holds a checkpoint, from which training goes on. Logs
@@ -61,13 +61,13 @@ def checkpoint_to_start_from(flags_obj, classifier_id, graph_shapes):
 
   Args:
     flags_obj: the parsed flags.
-    classifier_id: the classifier, which does not come from there.
+    classifier_ids: the classifiers, which do not come from there.
     graph_shapes: as for `checkpoint_to_evaluate`.
 
   Raises:
     UserError: there is nothing to fine-tune, or a checkpoint does not fit.
   """
-  resumed, pretrained = _earlier_checkpoint(flags_obj), None
+  resumed, pretrained = earlier_checkpoint(flags_obj), None
   if resumed is None:
     if flags_obj.pretrained_model_checkpoint_path:
       pretrained = find_checkpoint(
@@ -90,14 +90,14 @@ def checkpoint_to_start_from(flags_obj, classifier_id, graph_shapes):
   elif pretrained is not None:
     restored = collections.OrderedDict(
         (name, shape) for name, shape in shapes.items()
-        if is_pretrained(name, classifier_id))
+        if is_pretrained(name, classifier_ids))
     check_variables(pretrained, restored, '-pmcp must be of this network')
     _log_names('from {}'.format(pretrained), list(restored))
     _log_names('new', [name for name in shapes if name not in restored])
   return pretrained
 
 
-def _earlier_checkpoint(flags_obj):
+def earlier_checkpoint(flags_obj):
   """The newest checkpoint that --clean leaves in --model_dir, or None."""
   return None if flags_obj.clean else newest_checkpoint(flags_obj.model_dir)
 
@@ -107,11 +107,11 @@ def _log_names(title, names):
                   names[-1])
 
 
-def is_pretrained(variable_name, classifier_id):
+def is_pretrained(variable_name, classifier_ids):
   """Whether a variable comes from the pretrained checkpoint: the trunk's do."""
+  heads = tuple(resnet_model.head_prefix(k) for k in classifier_ids)
   return (variable_name.startswith(resnet_model.MODEL_SCOPE + '/') and
-          not variable_name.startswith(
-              resnet_model.head_prefix(classifier_id)) and
+          not variable_name.startswith(heads) and
           not variable_name.endswith(_OPTIMIZER_SLOT))
 
 
@@ -126,9 +126,15 @@ def find_checkpoint(path, flag_name):
   Raises:
     UserError: nothing there.
   """
-  if os.path.isfile(path + '.index') or os.path.isfile(path):
-    return path
-  if not os.path.isdir(path):
+  try:
+    for file_path in (path + '.index', path):
+      if tf.gfile.Exists(file_path) and not tf.gfile.IsDirectory(file_path):
+        return path
+    is_folder = tf.gfile.IsDirectory(path)
+  except tf.errors.OpError as error:  # No such scheme, no permission.
+    raise UserError('{} {}: cannot be read ({}); name another folder or '
+                    'checkpoint'.format(flag_name, path, error.message))
+  if not is_folder:
     raise UserError('{} {}: no such folder or checkpoint'.format(
         flag_name, path))
   checkpoint = newest_checkpoint(path)
@@ -148,10 +154,12 @@ def newest_checkpoint(folder):
   named = _named_checkpoint(folder)
   if named is not None:
     here = os.path.join(folder, os.path.basename(named))
-    if os.path.isfile(here + '.index'):
+    if tf.gfile.Exists(here + '.index'):
       return here
-  prefixes = [path[:-len('.index')] for path in glob.glob(
-      os.path.join(glob.escape(folder), '*.index'))]
+  prefixes = [os.path.join(folder, name[:-len('.index')])
+              for name in (tf.gfile.ListDirectory(folder)
+                           if tf.gfile.IsDirectory(folder) else [])
+              if name.endswith('.index')]
   return max(prefixes, key=_steps) if prefixes else None
 
 
@@ -186,9 +194,7 @@ def check_variables(checkpoint, shapes, remedy):
     UserError: the checkpoint cannot be read, or lacks a variable, or has one
       of another shape; names them.
   """
-  with _explain_unreadable(checkpoint, remedy):
-    reader = tf.train.load_checkpoint(checkpoint)
-  saved = reader.get_variable_to_shape_map()
+  saved = saved_shapes(checkpoint, remedy)
   missing = sorted(set(shapes) - set(saved))
   if missing:
     raise UserError('{}: lacks {}; {}'.format(
@@ -203,8 +209,23 @@ def check_variables(checkpoint, shapes, remedy):
             for name in misshapen]), remedy))
   # So far only the index was read. The data may be missing or truncated.
   with _explain_unreadable(checkpoint, remedy):
+    reader = tf.train.load_checkpoint(checkpoint)
     for name in shapes:
       reader.get_tensor(name)
+
+
+def saved_shapes(checkpoint, remedy):
+  """Shapes by name of what a checkpoint holds, a dict.
+
+  Args:
+    checkpoint: a prefix.
+    remedy: what to do if it cannot be read, for the message.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  with _explain_unreadable(checkpoint, remedy):
+    return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from tf_compat import tf
 
 import resnet_model
 from training_hooks import HOOK_NAMES
+from user_error import UserError
 
 _DTYPES = {'fp32': tf.float32, 'fp16': tf.float16}
 _DEFAULT_LOSS_SCALES = {'fp32': 1, 'fp16': 128}
@@ -127,15 +128,16 @@ def _define_model_flags(resnet_size_choices):
                       short_name='rs', help=size_help)
   flags.DEFINE_boolean(
       'fine_tune', False, short_name='ft',
-      help='Train the classifier only: with --is_cascaded the one of '
+      help='Train classifiers only: with --is_cascaded those of '
       '--classifier_id, else the last layer, anew.')
   flags.DEFINE_string(
       'pretrained_model_checkpoint_path', None, short_name='pmcp',
       help='Checkpoint, or folder of one, with the pretrained trunk. Not read '
-      'where --model_dir holds a checkpoint already.')
+      'where --model_dir holds all that is needed for the one classifier that '
+      'is dumped or for going on with a training.')
   flags.DEFINE_boolean(
       'eval_only', False,
-      help='No training: evaluate (and dump) what --model_dir holds, else '
+      help='No training: evaluate and dump. What --model_dir lacks comes from '
       '--pretrained_model_checkpoint_path.')
   flags.DEFINE_boolean(
       'image_bytes_as_serving_input', False,
@@ -145,15 +147,30 @@ def _define_model_flags(resnet_size_choices):
 def _define_cascade_flags():
   flags.DEFINE_boolean(
       'is_cascaded', True,
-      help='Early exits: train and dump the classifier of --classifier_id. '
+      help='Early exits: train and dump the classifiers of --classifier_id. '
       'With --nois_cascaded it is the plain network.')
-  flags.DEFINE_integer(
-      'classifier_id', resnet_model.FINAL_CLASSIFIER_ID,
+  flags.DEFINE_list(
+      'classifier_id', [str(resnet_model.FINAL_CLASSIFIER_ID)],
       help='0 and 1: the classifiers after block layers 2 and 3; 2: the '
-      'network\'s own.')
+      'network\'s own. Several, such as 0,1, are trained in one run and '
+      'dumped in one pass.')
 
 
 def _define_added_flags():
+  flags.DEFINE_list(
+      'head_model_dirs', [],
+      help='--eval_only: folders of checkpoints to take the heads from, '
+      'separated by commas; the trunk is that of '
+      '--pretrained_model_checkpoint_path, else of --model_dir. Default: '
+      '--model_dir.')
+  flags.DEFINE_boolean(
+      'dump_softmaxes', True,
+      help='With --is_cascaded: end with the dumps. --nodump_softmaxes trains '
+      'and evaluates only.')
+  flags.DEFINE_string(
+      'dump_shard', None,
+      help='--eval_only: dump this part of the rows only, such as 2/4: the '
+      'second of four. The parts are put together when they are read.')
   flags.DEFINE_string(
       'softmax_dir', 'output_softmax',
       help='Folder of the softmax dumps.')
@@ -173,10 +190,32 @@ def _define_added_flags():
       'cpu_replicas', 0, lower_bound=0,
       help='Replicas on the CPU instead of GPUs, to try a multi-GPU command '
       'on a machine without.')
+  flags.DEFINE_boolean(
+      'profile_input', False,
+      help='Run no network: print how fast images are read, parsed, decoded, '
+      'resized and batched.')
+  flags.DEFINE_integer(
+      'profile_images', 2000, lower_bound=1,
+      help='--profile_input: images of each split at most.')
   flags.DEFINE_integer(
       'random_seed', None,
       help='Seed of initial weights and of the order of the images. The '
       'distortions, drawn by several threads, differ from run to run.')
+
+
+def parsed_classifier_ids(flags_obj):
+  """The numbers of --classifier_id, in the order of the network.
+
+  Raises:
+    UserError: there is no such classifier, or one is named twice.
+  """
+  known = [str(k) for k in resnet_model.CLASSIFIER_IDS]
+  named = flags_obj.classifier_id
+  if not named or not set(named) <= set(known) or len(set(named)) < len(named):
+    raise UserError('--classifier_id {}: the classifiers are {}; give one, or '
+                    'several such as 0,1'.format(
+                        ','.join(named), ', '.join(known)))
+  return sorted(int(k) for k in named)
 
 
 def parsed_dtype(flags_obj):

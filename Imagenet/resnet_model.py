@@ -10,6 +10,7 @@ Confidence", 2019, section 4.
 
 import collections
 import functools
+import zlib
 
 from tf_compat import num_local_gpus, tf
 
@@ -60,11 +61,37 @@ def batch_norm(inputs, training, data_format, decay=BATCH_NORM_DECAY,
     # The kernel that is not fused cannot mix half-precision inputs with
     # float32 statistics (TensorFlow 1.12).
     inputs = tf.cast(inputs, tf.float32)
-  outputs = tf.layers.batch_normalization(
-      inputs=inputs, axis=channels_axis, momentum=decay,
-      epsilon=BATCH_NORM_EPSILON, center=True, scale=True, training=training,
-      fused=rank == 4, name=name)
+  layer = tf.layers.BatchNormalization(
+      axis=channels_axis, momentum=decay, epsilon=BATCH_NORM_EPSILON,
+      center=True, scale=True, fused=rank == 4, name=name)
+  outputs = layer.apply(inputs, training=training)
+  if inputs.op.type == 'Conv2D' and dtype == tf.float32 and not training:
+    outputs = _folded_into_convolution(layer, inputs.op)
   return tf.cast(outputs, dtype)
+
+
+def _folded_into_convolution(norm, convolution):
+  """What `norm`, in inference form, gives of the output of `convolution`.
+
+  By a convolution with scaled kernels and a bias, which takes a pass over the
+  map less, as the bias can be added while the map is written. The two
+  operations that it stands for are not run.
+
+  Args:
+    norm: a `tf.layers.BatchNormalization`, already applied.
+    convolution: the operation 'Conv2D' whose output it was applied to.
+
+  Returns:
+    float32, the normalized map.
+  """
+  images, kernel = convolution.inputs
+  scale = norm.gamma * tf.rsqrt(norm.moving_variance + norm.epsilon)
+  data_format = convolution.get_attr('data_format').decode()
+  outputs = tf.nn.conv2d(
+      images, kernel * scale, convolution.get_attr('strides'),
+      convolution.get_attr('padding').decode(), data_format=data_format)
+  return tf.nn.bias_add(
+      outputs, norm.beta - norm.moving_mean * scale, data_format)
 
 
 def fixed_padding(inputs, kernel_size, data_format):
@@ -206,7 +233,7 @@ def block_layer(inputs, filters, bottleneck, block_fn, blocks, strides,
 
 
 def exit_head(feature_map, early_exit, num_classes, training, data_format,
-              decay=BATCH_NORM_DECAY):
+              decay=BATCH_NORM_DECAY, map_is_fixed=False):
   """The classifier of an early exit (paper, section 4).
 
   Args:
@@ -216,28 +243,84 @@ def exit_head(feature_map, early_exit, num_classes, training, data_format,
     training: whether the head's BN uses the batch's statistics.
     data_format: 'channels_first' or 'channels_last'.
     decay: of BN's moving averages.
+    map_is_fixed: whether nothing is trained that the map depends on. No
+      gradient reaches it then.
 
   Returns:
     Logits [batch, num_classes].
   """
   feature_map.shape.assert_has_rank(4)
-  inputs = tf.nn.relu(batch_norm(feature_map, training, data_format, decay,
-                                 name=early_exit.map_norm))
-  sides = inputs.shape.as_list()
+  sides = feature_map.shape.as_list()
   sides = sides[2:] if data_format == 'channels_first' else sides[1:3]
   window = [side // cells for side, cells in zip(sides, early_exit.grid)]
-  inputs = tf.layers.average_pooling2d(
-      inputs, pool_size=window, strides=window, padding='VALID',
-      data_format=data_format)
+  pool = functools.partial(
+      tf.layers.average_pooling2d, pool_size=window, strides=window,
+      padding='VALID', data_format=data_format)
+  inputs = batch_norm(feature_map, training, data_format, decay,
+                      name=early_exit.map_norm)
+  if map_is_fixed and training and inputs.dtype == tf.float32:
+    inputs = _pooled_relu_of_fixed_map(inputs.op, pool, data_format)
+  else:
+    inputs = pool(tf.nn.relu(inputs))
   # Channel-major in either format, index = (c * rows + y) * columns + x, as
   # the published code flattens on a GPU: checkpoints do not depend on it.
   if data_format == 'channels_last':
     inputs = tf.transpose(inputs, [0, 3, 1, 2])
   inputs = tf.layers.flatten(inputs)  # [batch, channels * rows * columns]
-  inputs = tf.layers.dense(inputs, HEAD_HIDDEN_UNITS, name=early_exit.hidden)
+  inputs = tf.layers.dense(
+      inputs, HEAD_HIDDEN_UNITS, name=early_exit.hidden,
+      kernel_initializer=_initializer_for(early_exit.hidden))
   inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay,
                                  name=early_exit.hidden_norm))
-  return tf.layers.dense(inputs, num_classes, name=early_exit.classifier)
+  return tf.layers.dense(
+      inputs, num_classes, name=early_exit.classifier,
+      kernel_initializer=_initializer_for(early_exit.classifier))
+
+
+def _pooled_relu_of_fixed_map(norm, pool, data_format):
+  """pool(relu(BN of a map)), with a gradient to BN's gamma and beta alone.
+
+  The gradient of the fused kernel is that of the map as well, and on a CPU the
+  most expensive operation of training a head. Where its output is positive it
+  is gamma * normalized + beta, and elsewhere the ReLU gives 0. The pool is
+  linear: it gives gamma * pool(normalized, where positive) + beta * (the share
+  of each window that is positive), and gradients pass what is pooled already.
+
+  Args:
+    norm: the operation of fused BN in training form, float32.
+    pool: a function of a map.
+    data_format: 'channels_first' or 'channels_last'.
+
+  Returns:
+    The pooled map.
+  """
+  inputs, gamma, beta = norm.inputs[:3]
+  outputs, mean, variance = norm.outputs[:3]
+  # The kernel tells the unbiased estimate, and divides by the other one.
+  count = tf.to_float(tf.size(inputs)) / tf.to_float(tf.size(mean))
+  scale = tf.rsqrt(
+      variance * (count - 1) / count + norm.get_attr('epsilon'))
+  if data_format == 'channels_first':
+    gamma, beta, mean, scale = [
+        tf.reshape(vector, [-1, 1, 1]) for vector in (gamma, beta, mean, scale)]
+  is_positive = tf.to_float(outputs > 0)
+  share = tf.stop_gradient(pool(is_positive))
+  normalized = tf.stop_gradient(
+      (pool(is_positive * inputs) - share * mean) * scale)
+  return normalized * gamma + share * beta
+
+
+def _initializer_for(layer_name):
+  """TensorFlow's own choice, but the same values whatever else is built.
+
+  Without a seed of its own, an operation's depends on the graph's and on how
+  many operations there were before: a head trained beside another would start
+  elsewhere than alone.
+  """
+  seed = None
+  if tf.get_default_graph().seed is not None:
+    seed = zlib.crc32(layer_name.encode()) & 0x7FFFFFFF
+  return tf.glorot_uniform_initializer(seed=seed)
 
 
 class Model(object):
@@ -316,7 +399,8 @@ class Model(object):
     Args:
       inputs: float [batch, height, width, 3], preprocessed.
       classifier_ids: any of `resnet_tables.CLASSIFIER_IDS`.
-      trunk_training: whether the trunk's BN uses the batch's statistics.
+      trunk_training: whether the trunk's BN uses the batch's statistics. If it
+        does not, early heads have no gradient to the trunk.
       head_training: whether the early heads' BN does.
 
     Returns:
@@ -338,7 +422,8 @@ class Model(object):
           if k in classifier_ids and early_exit.block_layer == index + 1:
             logits[k] = tf.identity(
                 exit_head(inputs, early_exit, self.num_classes, head_training,
-                          self.data_format, self.batch_norm_decay),
+                          self.data_format, self.batch_norm_decay,
+                          map_is_fixed=not trunk_training),
                 'exit{}_logits'.format(k))
         if len(logits) == len(set(classifier_ids)):
           return logits
@@ -371,7 +456,9 @@ class Model(object):
     inputs = tf.reduce_mean(inputs, axes, keepdims=True)
     inputs = tf.identity(inputs, 'final_reduce_mean')
     inputs = tf.squeeze(inputs, axes)  # [batch, channels]
-    inputs = tf.layers.dense(inputs, self.num_classes)
+    inputs = tf.layers.dense(
+        inputs, self.num_classes,
+        kernel_initializer=_initializer_for(FINAL_CLASSIFIER_LAYER))
     return tf.identity(inputs, 'final_dense')
 
   def _variable_getter(self, getter, name, shape=None, dtype=DEFAULT_DTYPE,

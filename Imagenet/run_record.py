@@ -10,6 +10,9 @@ import numpy as np
 
 from tf_compat import tf
 
+import gfile_system
+from file_system import explain_error, replace_content
+from training_cluster import TOKEN_FILE_NAME
 from training_hooks import METRIC_LOG_NAME
 from user_error import UserError
 
@@ -22,7 +25,7 @@ _UNFINISHED = '.unfinished'  # Until a file is whole, its name ends so.
 _RUN_FILES = ('checkpoint', 'model.ckpt-*', 'graph.pbtxt',
               'events.out.tfevents.*', 'eval/events.out.tfevents.*',
               'timeline-*.json', METRIC_LOG_NAME, RESULTS_FILE_NAME,
-              RESULTS_FILE_NAME + _UNFINISHED)
+              RESULTS_FILE_NAME + _UNFINISHED, TOKEN_FILE_NAME)
 _RUN_FOLDERS = 'model.ckpt-*_temp_*'
 
 
@@ -58,50 +61,54 @@ def write_results(model_dir, mode, run, results):
     results: a dict of numbers.
 
   Raises:
-    UserError: the file is there and not of this function.
+    UserError: the file is there and not of this function, or cannot be written.
   """
-  if not os.path.isdir(model_dir):
-    os.makedirs(model_dir)
+  file_system = gfile_system.of_folder(model_dir)
+  with explain_error('--model_dir ' + model_dir, 'name another folder'):
+    file_system.make_folder(model_dir)
   path = os.path.join(model_dir, RESULTS_FILE_NAME)
   entries = {}
-  if os.path.exists(path):
-    with open(path) as results_file:
+  if file_system.exists(path):
+    with file_system.open_to_read(path) as results_file:
       try:
-        entries = dict(json.load(results_file))
+        entries = dict(json.loads(results_file.read().decode()))
       except (ValueError, TypeError):
         raise UserError('{}: not the record of a run; move it or name another '
                         '--model_dir'.format(path))
   entries[mode] = dict(run, results=results)
-  with open(path + _UNFINISHED, 'w') as results_file:
-    json.dump(entries, results_file, indent=2, sort_keys=True)
-    results_file.write('\n')
-  os.replace(path + _UNFINISHED, path)
+  with explain_error(path, 'free some space or name another --model_dir'):
+    _write_json(file_system, path, entries)
 
 
 def write_benchmark_run(log_dir, run):
   """Writes the run's description for --benchmark_log_dir."""
-  if not os.path.isdir(log_dir):
-    os.makedirs(log_dir)
-  with open(os.path.join(log_dir, BENCHMARK_RUN_FILE_NAME), 'w') as run_file:
-    json.dump(run, run_file, indent=2, sort_keys=True)
-    run_file.write('\n')
+  file_system = gfile_system.of_folder(log_dir)
+  with explain_error('--benchmark_log_dir ' + log_dir, 'name another folder'):
+    file_system.make_folder(log_dir)
+    _write_json(
+        file_system, os.path.join(log_dir, BENCHMARK_RUN_FILE_NAME), run)
 
 
-def remove_earlier_run(model_dir, needed_checkpoint=None):
+def _write_json(file_system, path, content):
+  replace_content(file_system, path, path + _UNFINISHED, (
+      json.dumps(content, indent=2, sort_keys=True) + '\n').encode())
+
+
+def remove_earlier_run(model_dir, needed_checkpoints=()):
   """Removes what a run leaves in its model folder, and nothing else.
 
   Args:
     model_dir: the folder; it need not exist.
-    needed_checkpoint: a prefix, or None.
+    needed_checkpoints: prefixes.
 
   Raises:
-    UserError: the needed checkpoint is in this folder.
+    UserError: a needed checkpoint is in this folder.
   """
-  if needed_checkpoint and (
-      os.path.realpath(os.path.dirname(needed_checkpoint)) ==
-      os.path.realpath(model_dir)):
-    raise UserError('--clean: would remove {}, which this run needs; name '
-                    'another --model_dir'.format(needed_checkpoint))
+  for checkpoint in needed_checkpoints:
+    if (os.path.realpath(os.path.dirname(checkpoint)) ==
+        os.path.realpath(model_dir)):
+      raise UserError('--clean: would remove {}, which this run needs; name '
+                      'another --model_dir'.format(checkpoint))
   def matches(pattern):
     return glob.glob(os.path.join(glob.escape(model_dir), pattern))
 

@@ -39,7 +39,11 @@ _UNINFORMATIVE = (
     'SavedModel written', 'Restoring parameters', 'Initializing RunConfig',
     'Not using Distribute', 'Configured nccl', 'batch_all_reduce', 'Using Mirr',
     'Reduce to /', 'Error reported to Coordinator', 'Loss for final step',
-    'Device is available but', 'Finalize system',
+    'Device is available but', 'Finalize system', 'Creating chief session',
+    'all_hooks', 'Collective ', 'CollectiveAllReduce', 'Check health',
+    'Multi-worker Coll', 'MultiWorkerMirrored', 'An error was raised. This',
+    # `training_hooks.TrainingProgressHook` tells these, less often.
+    'loss = ', 'global_step/sec',
 )
 
 
@@ -91,6 +95,47 @@ def mirrored_strategy(devices, all_reduce_alg=None):
         'hierarchical_copy': distribute.HierarchicalCopyAllReduce,
     }[all_reduce_alg]()
   return distribute.MirroredStrategy(devices, reduction)
+
+
+def multi_worker_strategy(cluster, num_gpus, all_reduce_alg=None):
+  """The strategy of synchronous training on several machines.
+
+  Args:
+    cluster: a `cluster.Cluster` of several workers.
+    num_gpus: replicas on this machine; 0 for one on the CPU.
+    all_reduce_alg: as for `mirrored_strategy`. Between machines 1.12 has one
+      way only, and 2.15 NCCL or its own choice.
+  """
+  if IS_TF1:
+    import multi_worker_tf1
+    return multi_worker_tf1.MultiWorkerStrategy(cluster, num_gpus)
+  import multi_worker_tf2
+  return multi_worker_tf2.MultiWorkerStrategy(
+      cluster, num_gpus, all_reduce_alg)
+
+
+def as_worker(strategy, cluster, session_config):
+  """A context in which `Estimator.train` trains as a part of the cluster.
+
+  It is the one that `train_and_evaluate` makes for `train`. That function will
+  not do: with several workers it trains once and does not evaluate.
+
+  Args:
+    strategy: of `multi_worker_strategy`, also the RunConfig's.
+    cluster: a `cluster.Cluster`.
+    session_config: a ConfigProto that the strategy has configured.
+  """
+  from tensorflow.python.distribute import distribute_coordinator
+
+  class Worker(distribute_coordinator._WorkerContext):  # pylint: disable=protected-access
+
+    @property
+    def should_save_summary(self):
+      return self.is_chief  # In 2.15 all workers would, into the same folder.
+
+  return Worker(strategy, tf.train.ClusterSpec(cluster.jobs),
+                cluster.task_type, cluster.task_index,
+                session_config=session_config)
 
 
 def private_threadpool(dataset, num_threads):

@@ -1,40 +1,129 @@
-"""Session hooks by name: what `--hooks` can switch on during training."""
+"""Session hooks: what a training run tells, and what `--hooks` adds."""
 
+import collections
 import datetime
 import json
 import os
 
+import numpy as np
+
 from tf_compat import tf
 
-# Tensors that the model function names for these hooks.
-LOGGED_TENSORS = ('learning_rate', 'cross_entropy', 'train_accuracy')
+from progress import Progress
 
 METRIC_LOG_NAME = 'metric.log'
 
+_SECONDS_BETWEEN_SUMMARIES = 60
 
-def make_hooks(names, model_dir, benchmark_log_dir, batch_size):
-  """Hooks for training.
+
+def value_name(name, classifier_id, classifier_ids):
+  """Name of a classifier's tensor or metric among those of a run.
+
+  A run of one classifier has the official names, such as 'accuracy'; in a run
+  of several it is 'accuracy_clf0'.
+  """
+  if len(classifier_ids) == 1:
+    return name
+  return '{}_clf{}'.format(name, classifier_id)
+
+
+def logged_tensors(classifier_ids):
+  """Names of the tensors that the model function has for these hooks."""
+  return ['learning_rate'] + [
+      value_name(name, k, classifier_ids) for k in classifier_ids
+      for name in ('cross_entropy', 'train_accuracy')]
+
+
+def make_hooks(names, model_dir, benchmark_log_dir, batch_size,
+               classifier_ids):
+  """Hooks that are asked for by name.
 
   Args:
     names: of hooks, in any letter case; see `HOOK_NAMES`.
     model_dir: where profiles go.
     benchmark_log_dir: where the metric log goes; None for `model_dir`.
     batch_size: images in a step, over all replicas.
+    classifier_ids: those that are trained.
   """
+  tensors = logged_tensors(classifier_ids)
   makers = {
       'loggingtensorhook': lambda: tf.train.LoggingTensorHook(
-          {name: name for name in LOGGED_TENSORS}, every_n_iter=100),
+          {name: name for name in tensors}, every_n_iter=100),
       'profilerhook': lambda: tf.train.ProfilerHook(
           save_steps=1000, output_dir=model_dir),
       'examplespersecondhook': lambda: ExamplesPerSecondHook(batch_size),
       'loggingmetrichook': lambda: LoggingMetricHook(
-          benchmark_log_dir or model_dir),
+          benchmark_log_dir or model_dir, tensors),
   }
   return [makers[name.lower()]() for name in names]
 
 
 HOOK_NAMES = ('LoggingTensorHook', 'ProfilerHook', 'ExamplesPerSecondHook',
               'LoggingMetricHook')
+
+
+class TrainingProgressHook(tf.train.SessionRunHook):
+  """Tells how far training has come, how fast, and how well.
+
+  On stderr as `Progress` does: images, their rate, the time left, and of each
+  classifier loss, top-1 and top-5 accuracy, means over the batches since the
+  line before. The rate also goes to TensorBoard, once a minute.
+  """
+
+  def __init__(self, model_dir, last_step, batch_size, classifier_ids):
+    """
+    Args:
+      model_dir: where the summaries go.
+      last_step: at which training ends.
+      batch_size: images in a step, over all replicas.
+      classifier_ids: those that are trained.
+    """
+    self._model_dir = model_dir
+    self._last_step = last_step
+    self._batch_size = batch_size
+    self._names = collections.OrderedDict(
+        (k, [value_name(name, k, classifier_ids) + ':0' for name in (
+            'cross_entropy', 'train_accuracy', 'train_accuracy_top_5')])
+        for k in classifier_ids)
+
+  def begin(self):
+    self._global_step = tf.train.get_or_create_global_step()
+    self._progress = None
+    self._sums, self._num_batches = None, 0
+    self._timer = tf.train.SecondOrStepTimer(
+        every_secs=_SECONDS_BETWEEN_SUMMARIES)
+
+  def after_create_session(self, session, coord):
+    # Images that an earlier run or cycle has had do not count in the rate.
+    self._step = session.run(self._global_step)
+    self._progress = Progress(
+        'training', self._last_step * self._batch_size, 'images',
+        done=self._step * self._batch_size)
+
+  def before_run(self, run_context):
+    return tf.train.SessionRunArgs(self._names)
+
+  def after_run(self, run_context, run_values):
+    values = run_values.results
+    step = self._step = self._step + 1
+    values = {k: np.asarray(values[k], np.float64) for k in values}
+    self._sums = values if self._sums is None else {
+        k: self._sums[k] + values[k] for k in values}
+    self._num_batches += 1
+    if self._progress.update(step * self._batch_size, self._description):
+      self._sums, self._num_batches = None, 0
+    if self._timer.should_trigger_for_step(step):
+      seconds, steps = self._timer.update_last_triggered_step(step)
+      if seconds:  # None the first time, when there is nothing to compare.
+        tf.summary.FileWriterCache.get(self._model_dir).add_summary(
+            tf.Summary(value=[tf.Summary.Value(
+                tag='training/images_per_second',
+                simple_value=steps * self._batch_size / seconds)]), step)
+
+  def _description(self):
+    return '; '.join(
+        'clf{} loss {:.4f}, top-1 {:.4f}, top-5 {:.4f}'.format(
+            k, *(self._sums[k] / self._num_batches)) for k in self._names)
 
 
 class ExamplesPerSecondHook(tf.train.SessionRunHook):
@@ -68,14 +157,16 @@ class ExamplesPerSecondHook(tf.train.SessionRunHook):
 class LoggingMetricHook(tf.train.SessionRunHook):
   """Appends the logged tensors to `metric.log`, a JSON object per line."""
 
-  def __init__(self, log_dir, every_n_secs=600):
+  def __init__(self, log_dir, tensor_names, every_n_secs=600):
     self._log_dir = log_dir
+    self._tensor_names = tensor_names
     self._timer = tf.train.SecondOrStepTimer(every_secs=every_n_secs)
 
   def begin(self):
     graph = tf.get_default_graph()
     self._tensors = {
-        name: graph.get_tensor_by_name(name + ':0') for name in LOGGED_TENSORS}
+        name: graph.get_tensor_by_name(name + ':0')
+        for name in self._tensor_names}
     self._tensors['global_step'] = tf.train.get_or_create_global_step()
     self._last_values = None
 
@@ -106,10 +197,9 @@ def log_metrics(log_dir, values, global_step):
     values: a dict from metric name to number.
     global_step: when they were measured.
   """
-  if not os.path.isdir(log_dir):
-    os.makedirs(log_dir)
+  tf.gfile.MakeDirs(log_dir)
   timestamp = datetime.datetime.utcnow().strftime('%Y-%m-%dT%H:%M:%S.%fZ')
-  with open(os.path.join(log_dir, METRIC_LOG_NAME), 'a') as log:
+  with tf.gfile.GFile(os.path.join(log_dir, METRIC_LOG_NAME), 'a') as log:
     for name in sorted(values):
       if name != 'global_step':
         log.write(json.dumps({

@@ -35,6 +35,7 @@ from cascade import dumps
 from cascade.array_files import load_array
 from cascade.top5 import top5_of_rows
 from progress import Progress
+import dump_names
 import softmax_dump
 from user_error import UserError
 
@@ -70,7 +71,7 @@ class Softmaxes(object):
 
   def __init__(self, split):
     self._split = split
-    self._seed = softmax_dump.SPLITS.index(split)
+    self._seed = dump_names.SPLITS.index(split)
     # Logits spread little at one end and much at the other, as networks are
     # sure of some images and not of others.
     noise = np.exp(
@@ -119,15 +120,15 @@ class Softmaxes(object):
 
 def _softmax_files(split):
   """The labels and softmaxes of `split`."""
-  return [softmax_dump.labels_file_name(split)] + [
+  return [dump_names.labels_file_name(split)] + [
       name for k in dumps.CLASSIFIER_IDS
-      for name in softmax_dump.probabilities_file_names(k, split)]
+      for name in dump_names.probabilities_file_names(k, split)]
 
 
 def _top5_files(split):
   return [name for k in dumps.CLASSIFIER_IDS
-          for name in (softmax_dump.top5_classes_file_name(k, split),
-                       softmax_dump.top5_probabilities_file_name(k, split))]
+          for name in (dump_names.top5_classes_file_name(k, split),
+                       dump_names.top5_probabilities_file_name(k, split))]
 
 
 def _split_is_there(folder, split, num_images):
@@ -145,7 +146,7 @@ def _split_is_there(folder, split, num_images):
       raise UserError(
           '--folder {}: holds {} dumps, but no {}; remove them or name another '
           'folder'.format(folder, split, name))
-  path = os.path.join(folder, softmax_dump.labels_file_name(split))
+  path = os.path.join(folder, dump_names.labels_file_name(split))
   num_there = len(load_array(path))
   if num_there != num_images:
     raise UserError('{}: labels of {:,} images, where --rows asks for {:,}; '
@@ -196,7 +197,7 @@ def dump_folder(folder, num_images, keep):
     missing = [split for split in num_images
                if not _split_is_there(folder, split, num_images[split])]
     required = _SPARE_BYTES + sum(
-        softmax_dump.dump_bytes(num_images[split], NUM_CLASSES,
+        dump_names.dump_bytes(num_images[split], NUM_CLASSES,
                                 len(dumps.CLASSIFIER_IDS))
         for split in missing)
     free = shutil.disk_usage(folder).free
@@ -231,9 +232,9 @@ def views(folder):
   'softmaxes' and 'uncached' are without the top-5 files, 'top5' is with them.
   All are new, and so without a cache.
   """
-  softmaxes = [name for split in softmax_dump.SPLITS
+  softmaxes = [name for split in dump_names.SPLITS
                for name in _softmax_files(split)]
-  top5 = [name for split in softmax_dump.SPLITS for name in _top5_files(split)]
+  top5 = [name for split in dump_names.SPLITS for name in _top5_files(split)]
   with tempfile.TemporaryDirectory(prefix='views_', dir=folder) as parent:
     linked = {}
     for view, names in (('softmaxes', softmaxes), ('uncached', softmaxes),
@@ -414,7 +415,7 @@ def table_lines(measured, is_full_scale):
 
 def heading_lines(num_images, num_runs):
   """What was measured and where, above the table; a list of str."""
-  num_bytes = sum(softmax_dump.dump_bytes(
+  num_bytes = sum(dump_names.dump_bytes(
       count, NUM_CLASSES, len(dumps.CLASSIFIER_IDS))
                   for count in num_images.values())
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')

@@ -58,7 +58,7 @@ _NUM_DISTINCT_IMAGES = 200  # The others differ from them in a comment.
 _NUM_SYNSETS = 100
 
 # ILSVRC2012.
-_FULL_COUNTS = {'train': 1281167, 'validation': 50000}
+FULL_COUNTS = {'train': 1281167, 'validation': 50000}
 _FULL_NUM_SYNSETS = 1000
 
 _SAMPLE_SECONDS = 0.05
@@ -202,8 +202,10 @@ def _proportional_bytes(pid):
   return 0
 
 
-def run_measured(command):
+def run_measured(command, sample_seconds=_SAMPLE_SECONDS):
   """Runs a command; returns `(seconds, peak bytes of its processes, stdout)`.
+
+  Its processes are looked at every `sample_seconds`.
 
   Raises:
     InputError: it failed.
@@ -217,7 +219,7 @@ def run_measured(command):
         peak_bytes = max(peak_bytes, sum(
             _proportional_bytes(pid) for pid in _descendants(process.pid)))
         try:
-          process.wait(_SAMPLE_SECONDS)
+          process.wait(sample_seconds)
         except subprocess.TimeoutExpired:
           pass
       seconds = time.monotonic() - start
@@ -363,7 +365,7 @@ def benchmark(args):
   num_images = {'train': args.images, 'validation': -(-args.images // 25)}
   required = 2 * _IMAGE_BYTES * sum(num_images.values()) + _SPARE_BYTES
   if not args.no_full_count:
-    required = max(required, 2 * _TINY_BYTES * sum(_FULL_COUNTS.values()))
+    required = max(required, 2 * _TINY_BYTES * sum(FULL_COUNTS.values()))
   folder = tempfile.mkdtemp(prefix='build_records_', dir=args.folder)
   try:
     free = shutil.disk_usage(folder).free
@@ -386,10 +388,10 @@ def benchmark(args):
             if case.command == loop_command else num_images))
     shutil.rmtree(archives)
     if not args.no_full_count:
-      make_archives(archives, _FULL_COUNTS, _FULL_NUM_SYNSETS, [
+      make_archives(archives, FULL_COUNTS, _FULL_NUM_SYNSETS, [
           draw_jpeg(rng, 8, 8)])
       measured[_FULL_CASE] = [measure(
-          _FULL_CASE, archives, output, _FULL_COUNTS)]
+          _FULL_CASE, archives, output, FULL_COUNTS)]
   finally:
     shutil.rmtree(folder)
   print('\n'.join(heading_lines(num_images, args.rounds) +

@@ -1,15 +1,18 @@
 """Reads dump folders: what each classifier said of every image of a split.
 
 A folder of 16 GB is read in blocks of rows, in little memory. File names and
-parts have their home in `Imagenet/softmax_dump.py`.
+parts have their home in `Imagenet/dump_names.py`. A file may be there in shards
+(`dump_files.py`); the rows are the same.
 """
 
 import collections
+import itertools
 import os
 
 import numpy as np
 
-import softmax_dump
+import dump_names
+from cascade import dump_files
 from cascade.array_files import RowReader, load_array
 from resnet_tables import CLASSIFIER_IDS
 from user_error import UserError
@@ -41,20 +44,20 @@ def find_classifiers(folder):
     raise UserError('-softmax_dir_to_validate_against {!r}: no such folder; '
                     'step 3 makes it'.format(folder))
   found = [k for k in CLASSIFIER_IDS
-           if any(softmax_dump.holds_dump(folder, k, split)
-                  for split in softmax_dump.SPLITS)]
+           if any(dump_names.holds_dump(folder, k, split)
+                  for split in dump_names.SPLITS)]
   if not found:
     raise UserError(
         '-softmax_dir_to_validate_against {!r}: holds no dump (such as {}); '
         'step 3 makes them'.format(
-            folder, softmax_dump.probabilities_file_names(
+            folder, dump_names.probabilities_file_names(
                 CLASSIFIER_IDS[0], 'validation')[0]))
   return found
 
 
 def holds_split(folder, split):
   """Whether `folder` holds a dump of `split`, of whichever classifier."""
-  return any(softmax_dump.holds_dump(folder, k, split) for k in CLASSIFIER_IDS)
+  return any(dump_names.holds_dump(folder, k, split) for k in CLASSIFIER_IDS)
 
 
 def check_same_classes(opened):
@@ -87,20 +90,22 @@ def read_labels(dataset_folder, dump_folder, split):
   if dataset_folder is not None and not os.path.isdir(dataset_folder):
     raise UserError('-dataset_path {!r}: no such folder; name the folder that '
                     'holds {}'.format(
-                        dataset_folder, softmax_dump.labels_file_name(split)))
-  found = []
+                        dataset_folder, dump_names.labels_file_name(split)))
+  name, found = dump_names.labels_file_name(split), []
   for folder in (dataset_folder, dump_folder):
     if folder is not None:
-      path = os.path.join(folder, softmax_dump.labels_file_name(split))
-      if os.path.exists(path):
-        found.append(Labels(_load_classes(path, num_dimensions=1), path))
+      # Passes over whole splits and shared ones leave labels side by side.
+      for paths in ([os.path.join(folder, name)],
+                    dump_files.find_shards(folder, name)):
+        if paths and os.path.exists(paths[0]):
+          found.append(Labels(_load_classes(paths, num_dimensions=1), paths[0]))
   if not found:
     raise UserError(
         '{}: no such file, neither here nor beside the dumps; step 2 makes it '
         'in $IMAGENET_HOME'.format(os.path.join(
-            dataset_folder or dump_folder,
-            softmax_dump.labels_file_name(split))))
-  _check_same_labels(found[0], found[-1])
+            dataset_folder or dump_folder, name)))
+  for others in found[1:]:
+    _check_same_labels(found[0], others)
   return found[0]
 
 
@@ -137,6 +142,7 @@ class ClassifierDump(object):
     top5_probabilities: float32, of the same shape; None where there is no such
       file.
     has_softmaxes: whether the softmaxes are there.
+    softmax_paths: their files, in row order.
   """
 
   def __init__(self, folder, classifier_id, split):
@@ -155,14 +161,16 @@ class ClassifierDump(object):
     self.split = split
     self._parts = self._open_parts(folder, classifier_id, split)
     self.has_softmaxes = bool(self._parts)
+    self.softmax_paths = [path for path, _ in self._parts]
     self.top5_classes = self.top5_probabilities = None
-    self._top5_path = os.path.join(
-        folder, softmax_dump.top5_classes_file_name(classifier_id, split))
-    if os.path.exists(self._top5_path):
-      self.top5_classes = _load_classes(self._top5_path, num_dimensions=2)
+    top5_paths = dump_files.find(
+        folder, dump_names.top5_classes_file_name(classifier_id, split))
+    if top5_paths:
+      self._top5_path = top5_paths[0]
+      self.top5_classes = _load_classes(top5_paths, num_dimensions=2)
     elif not self._parts:
       raise _missing_dump_error(os.path.join(
-          folder, softmax_dump.probabilities_file_names(
+          folder, dump_names.probabilities_file_names(
               classifier_id, split)[0]), classifier_id)
     if self._parts:
       self.path = self._parts[0][0]
@@ -174,21 +182,28 @@ class ClassifierDump(object):
     if self.top5_classes is not None:
       if self._parts:
         self._check_top5_classes()
-      self._open_top5_probabilities(os.path.join(
-          folder, softmax_dump.top5_probabilities_file_name(
+      self._open_top5_probabilities(dump_files.find(
+          folder, dump_names.top5_probabilities_file_name(
               classifier_id, split)))
       self._check_top5_sample()
 
   def _open_parts(self, folder, classifier_id, split):
     """A list of (path, float32 [rows, classes]), or an empty list."""
-    paths = [os.path.join(folder, name) for name in
-             softmax_dump.probabilities_file_names(classifier_id, split)]
-    if not any(map(os.path.exists, paths)):
+    names = dump_names.probabilities_file_names(classifier_id, split)
+    files = [dump_files.find(folder, name) for name in names]
+    if not any(files):
       return []
+    most = max(files, key=len)
+    for name, paths in zip(names, files):
+      if not paths:
+        raise _missing_dump_error(os.path.join(folder, name), classifier_id)
+      if len(paths) != len(most):
+        raise UserError('{}: one of {} file(s), where {} is one of {}; remove '
+                        'what is of another pass'.format(
+                            paths[0], len(paths), os.path.basename(most[0]),
+                            len(most)))
     parts = []
-    for path in paths:
-      if not os.path.exists(path):
-        raise _missing_dump_error(path, classifier_id)
+    for path in itertools.chain(*files):
       part = load_array(path)
       if (part.dtype.kind, part.dtype.itemsize) != ('f', 4) or (
           part.ndim != 2 or part.shape[1] == 0):
@@ -198,12 +213,14 @@ class ClassifierDump(object):
         raise UserError('{}: {:,} classes, where {} has {:,}'.format(
             path, part.shape[1], parts[0][0], parts[0][1].shape[1]))
       parts.append((path, part))
+    if len(files[0]) > 1:
+      _check_shards(parts, split, len(files[0]))
     return parts
 
-  def _open_top5_probabilities(self, path):
-    if not os.path.exists(path):
+  def _open_top5_probabilities(self, paths):
+    if not paths:
       return
-    top5 = load_array(path)
+    path, top5 = paths[0], dump_files.load(paths)
     if top5.dtype != np.float32 or top5.shape != self.top5_classes.shape:
       raise UserError('{}: {} {}, where the classes beside it ask for float32 '
                       '{}'.format(path, top5.dtype, top5.shape,
@@ -341,9 +358,31 @@ def unfilled_top5(top5_classes):
   return ~top5_classes.any(axis=1)
 
 
-def _load_classes(path, num_dimensions):
+def _check_shards(parts, split, num_shards):
+  """Checks that the shards of softmaxes were cut from one pass.
+
+  Args:
+    parts: a list of (path, softmaxes); of each file, all its shards.
+    split: 'validation' or 'train'.
+    num_shards: of each file.
+  """
+  rows = np.array([len(part) for _, part in parts]).reshape(-1, num_shards)
+  rows_in_shards = rows.sum(axis=0).tolist()
+  dump_files.check_rows([path for path, _ in parts], rows_in_shards)
+  stops = np.cumsum(rows_in_shards)  # [shards]
+  bounds = np.array(dump_names.part_bounds(split, stops[-1]))  # [files, 2]
+  expected = np.maximum(
+      np.minimum(bounds[:, 1:], stops) -
+      np.maximum(bounds[:, :1], stops - rows_in_shards), 0)
+  for (path, part), num_rows in zip(parts, expected.ravel()):
+    if len(part) != num_rows:
+      raise UserError('{}: {:,} rows, where the other shards ask for {:,}; dump '
+                      'it again (step 3)'.format(path, len(part), num_rows))
+
+
+def _load_classes(paths, num_dimensions):
   """Loads class numbers, [images] or [images, 1 to 5], as int32."""
-  array = load_array(path)
+  path, array = paths[0], dump_files.load(paths)
   shape = '[images]' if num_dimensions == 1 else '[images, at most 5]'
   if array.dtype.kind not in 'iu' or array.ndim != num_dimensions or (
       array.ndim == 2 and not 1 <= array.shape[1] <= 5):

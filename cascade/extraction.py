@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-import softmax_dump
+import dump_names
 from cascade.array_files import load_array
 from cascade.top5 import NUM_TOP, top5_of_rows
 from progress import Progress
@@ -57,7 +57,7 @@ def read_top5(dump, use_cache=False, check_all_rows=False):
         '-check_all_rows: {} has no softmaxes to check; leave this option out '
         '({})'.format(dump.name, dump.path))
   if not dump.has_softmaxes:
-    missing = softmax_dump.top5_probabilities_file_name(
+    missing = dump_names.top5_probabilities_file_name(
         dump.classifier_id, dump.split)
     raise UserError(
         '{}: no such file, and no softmaxes to make it from; confidences need '
@@ -111,17 +111,16 @@ def _cache_paths(dump):
   folder = os.path.join(dump.folder, CACHE_FOLDER)
   return folder, Top5(*[os.path.join(folder, name(
       dump.classifier_id, dump.split)) for name in (
-          softmax_dump.top5_classes_file_name,
-          softmax_dump.top5_probabilities_file_name)])
+          dump_names.top5_classes_file_name,
+          dump_names.top5_probabilities_file_name)])
 
 
 def _sources(dump):
   """What tells whether the softmaxes are still those that were read."""
   sources = {}
-  for name in softmax_dump.probabilities_file_names(
-      dump.classifier_id, dump.split):
-    status = os.stat(os.path.join(dump.folder, name))
-    sources[name] = [status.st_size, status.st_mtime_ns]
+  for path in dump.softmax_paths:
+    status = os.stat(path)
+    sources[os.path.basename(path)] = [status.st_size, status.st_mtime_ns]
   return sources
 
 
@@ -157,8 +156,11 @@ def _write_cache(dump, top5, sources):
   try:
     os.makedirs(folder, exist_ok=True)
     record = _read_record(folder)
-    for name in sources:  # Not valid while it is being replaced.
-      record.pop(name, None)
+    replaced = dump_names.probabilities_file_names(
+        dump.classifier_id, dump.split)
+    for name in list(record):  # Not valid while it is being replaced.
+      if name in replaced or dump_names.split_shard_name(name)[0] in replaced:
+        del record[name]
     _write_json(folder, record)
     for path, array in zip(paths, top5):
       with _named_when_complete(path) as stream:
@@ -183,7 +185,7 @@ def _write_json(folder, record):
 @contextlib.contextmanager
 def _named_when_complete(path):
   unfinished = '{}.{}{}'.format(
-      path, os.getpid(), softmax_dump.UNFINISHED_SUFFIX)
+      path, os.getpid(), dump_names.UNFINISHED_SUFFIX)
   try:
     with open(unfinished, 'wb') as stream:
       yield stream

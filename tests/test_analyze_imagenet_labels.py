@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import analyze_imagenet_labels
-import softmax_dump
+import dump_names
 from cascade.accuracy import DumpAccuracy
 from dump_folders import best_classes, publish, write_split
 
@@ -66,14 +66,14 @@ def make_softmaxes(split, k):
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
   """`$IMAGENET_HOME` with the labels, and an `output_softmax` of all dumps."""
-  monkeypatch.setattr(softmax_dump, 'TRAIN_PART_STARTS', (0, 3, 5))
+  monkeypatch.setattr(dump_names, 'TRAIN_PART_STARTS', (0, 3, 5))
   home, dumps = tmp_path / 'home', tmp_path / 'output_softmax'
   home.mkdir()
   dumps.mkdir()
-  for split in softmax_dump.SPLITS:
+  for split in dump_names.SPLITS:
     write_split(dumps, split, make_labels(split), {
         k: make_softmaxes(split, k) for k in range(3)})
-    name = softmax_dump.labels_file_name(split)
+    name = dump_names.labels_file_name(split)
     shutil.copy(str(dumps / name), str(home / name))
   return home, dumps
 
@@ -180,16 +180,16 @@ def lossy_folders(folders):
     softmaxes = make_softmaxes(split, k)
     softmaxes[-num_lost:] = 0
     for name, (start, stop) in zip(
-        softmax_dump.probabilities_file_names(k, split),
-        softmax_dump.part_bounds(split, len(softmaxes))):
+        dump_names.probabilities_file_names(k, split),
+        dump_names.part_bounds(split, len(softmaxes))):
       np.save(str(dumps / name), softmaxes[start:stop])
     top5_classes = best_classes(softmaxes)
     top5_classes[-num_lost:] = 0
-    np.save(str(dumps / softmax_dump.top5_classes_file_name(k, split)),
+    np.save(str(dumps / dump_names.top5_classes_file_name(k, split)),
             top5_classes)
     labels = make_labels(split)
     labels[-num_lost:] = 0
-    np.save(str(dumps / softmax_dump.labels_file_name(split)), labels)
+    np.save(str(dumps / dump_names.labels_file_name(split)), labels)
   publish(dumps, home)
   return folders
 

@@ -348,7 +348,16 @@ def at_the_image(number, act):
   return prepare_or_act
 
 
+@pytest.fixture
+def heeded_interrupts():
+  """A shell that starts the tests in the background has SIGINT ignored."""
+  earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, earlier)
+
+
 @pytest.mark.parametrize('stop', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures('heeded_interrupts')
 def test_interrupted_run(capsys, dataset, monkeypatch, stop):
   def stop_main_process():
     while not os.path.exists(first_shard):  # The main process gives names.

@@ -6,7 +6,7 @@ import pytest
 from cascade import accuracy, dumps, extraction
 from cascade.answers import classifier_answers
 from dump_folders import best_classes, random_softmaxes
-import softmax_dump
+import dump_names
 from user_error import UserError
 
 
@@ -27,10 +27,10 @@ def slow_hits(probabilities, labels):
 def opened(folder, probabilities=None, top5_classes=None):
   """A validation dump of classifier 0 with the files that are given."""
   if probabilities is not None:
-    name, = softmax_dump.probabilities_file_names(0, 'validation')
+    name, = dump_names.probabilities_file_names(0, 'validation')
     np.save(str(folder / name), probabilities)
   if top5_classes is not None:
-    np.save(str(folder / softmax_dump.top5_classes_file_name(0, 'validation')),
+    np.save(str(folder / dump_names.top5_classes_file_name(0, 'validation')),
             top5_classes)
   return dumps.ClassifierDump(str(folder), 0, 'validation')
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import analyze_imagenet_labels
-import softmax_dump
+import dump_names
 from cascade import analysis, figures, report
 from dump_folders import publish, random_softmaxes, write_split
 import slow_cascade
@@ -49,10 +49,10 @@ def make_softmaxes(split, k):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
   """An `output_softmax` of all dumps, with the cost of its network."""
-  monkeypatch.setattr(softmax_dump, 'TRAIN_PART_STARTS', (0, 30, 45))
+  monkeypatch.setattr(dump_names, 'TRAIN_PART_STARTS', (0, 30, 45))
   folder = tmp_path / 'output_softmax'
   folder.mkdir()
-  for split in softmax_dump.SPLITS:
+  for split in dump_names.SPLITS:
     write_split(folder, split, make_labels(split), {
         k: make_softmaxes(split, k) for k in range(3)})
   (folder / 'cascade.json').write_text(json.dumps({
@@ -372,11 +372,11 @@ def published(folder):
   for split, num_lost in (('validation', 5), ('train', 7)):
     labels = make_labels(split)
     labels[-num_lost:] = 0
-    np.save(str(folder / softmax_dump.labels_file_name(split)), labels)
+    np.save(str(folder / dump_names.labels_file_name(split)), labels)
     for k in range(3):
-      for name in softmax_dump.probabilities_file_names(k, split)[-1:] + [
-          softmax_dump.top5_classes_file_name(k, split),
-          softmax_dump.top5_probabilities_file_name(k, split)]:
+      for name in dump_names.probabilities_file_names(k, split)[-1:] + [
+          dump_names.top5_classes_file_name(k, split),
+          dump_names.top5_probabilities_file_name(k, split)]:
         array = np.load(str(folder / name))
         array[-num_lost:] = 0
         np.save(str(folder / name), array)
@@ -466,9 +466,9 @@ def test_classifiers_of_other_classes(folder):
   """1000 classes against 1001."""
   for path in folder.glob('clf1_*'):
     path.unlink()
-  for split in softmax_dump.SPLITS:
+  for split in dump_names.SPLITS:
     labels = np.minimum(make_labels(split), 10)
-    np.save(str(folder / softmax_dump.labels_file_name(split)), labels)
+    np.save(str(folder / dump_names.labels_file_name(split)), labels)
     write_split(folder, split, labels, {
         1: random_softmaxes(1, NUM_IMAGES[split], NUM_CLASSES - 1)})
   assert 'softmaxes of 11 classes, where' in error_of(folder)

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-import softmax_dump
+import dump_names
 from cascade import dumps
 from cascade.array_files import load_array
 from dump_folders import (best_classes, publish, random_softmaxes,
@@ -19,13 +19,13 @@ NUM_IMAGES, NUM_CLASSES = 30, 8
 @pytest.fixture
 def three_parts(monkeypatch):
   """Training dumps come in parts of 12, 5 and the remaining rows."""
-  monkeypatch.setattr(softmax_dump, 'TRAIN_PART_STARTS', (0, 12, 17))
+  monkeypatch.setattr(dump_names, 'TRAIN_PART_STARTS', (0, 12, 17))
 
 
 @pytest.fixture
 def folder(tmp_path, three_parts):
   """A folder of classifier 1 over both splits, and its labels."""
-  for seed, split in enumerate(softmax_dump.SPLITS):
+  for seed, split in enumerate(dump_names.SPLITS):
     write_split(tmp_path, split, split_labels(split),
                 {1: split_softmaxes(split)})
   return tmp_path
@@ -58,7 +58,7 @@ def set_item(index, value):
 # Reading across the parts.
 
 
-@pytest.mark.parametrize('split', softmax_dump.SPLITS)
+@pytest.mark.parametrize('split', dump_names.SPLITS)
 @pytest.mark.parametrize('published_protocol', [None, 0, 2, 3, 4])
 @pytest.mark.parametrize('max_rows', [1, 4, 100])
 def test_blocks_give_every_row_once_in_order(

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-import softmax_dump
+import dump_names
 from cascade import dumps, extraction
 from dump_folders import best_classes, publish, random_softmaxes, write_split
 from user_error import UserError
@@ -17,7 +17,7 @@ NUM_IMAGES, NUM_CLASSES = 50, 30
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
   """Several parts, tasks that end within them, and blocks within these."""
-  monkeypatch.setattr(softmax_dump, 'TRAIN_PART_STARTS', (0, 12, 17))
+  monkeypatch.setattr(dump_names, 'TRAIN_PART_STARTS', (0, 12, 17))
   monkeypatch.setattr(extraction, '_ROWS_PER_TASK', 7)
   monkeypatch.setattr(dumps.ClassifierDump.blocks, '__defaults__',
                       (0, None, 3))

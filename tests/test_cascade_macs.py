@@ -178,7 +178,7 @@ def write_record(folder, size=50, image_size=224, num_classes=1001,
           size, image_size, num_classes).items()])
   for k in classifier_ids:
     (folder / 'clf{}_all_probabilities.npy'.format(k)).touch()
-    cascade_record.write(str(folder), network, k, 'model.ckpt', {})
+    cascade_record.write(str(folder), network, {k: {}})
   return folder / 'cascade.json'
 
 

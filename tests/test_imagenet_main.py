@@ -15,6 +15,7 @@ import pytest
 
 import command_line
 import imagenet_main
+import dump_names
 import softmax_dump
 import tiny_checkpoints
 import tiny_records
@@ -63,13 +64,13 @@ def step3(classifier_id, *more):
      '-rv 2 -rs 50 -md checkpoints/clf2 '
      '-pmcp checkpoints/resnet_imagenet_v2_fp32_20181001 '
      '--data_dir tf_records --num_gpus 4',
-     dict(eval_only=True, fine_tune=False, classifier_id=2,
+     dict(eval_only=True, fine_tune=False, classifier_id=['2'],
           model_dir='checkpoints/clf2')),
     ('--fine_tune --te 20 --is_cascaded --classifier_id 0 '
      '--data_format channels_first -rv 2 -rs 50 -md checkpoints/clf0 '
      '-pmcp checkpoints/resnet_imagenet_v2_fp32_20181001 '
      '--data_dir tf_records --num_gpus 4',
-     dict(eval_only=False, fine_tune=True, classifier_id=0, train_epochs=20,
+     dict(eval_only=False, fine_tune=True, classifier_id=['0'], train_epochs=20,
           model_dir='checkpoints/clf0')),
 ])
 def test_published_commands_parse(command, expected):
@@ -110,15 +111,16 @@ def test_a_flat_copy_runs_as_published(folder):
     results_file = folder / 'checkpoints' / 'clf{}'.format(k) / 'results.json'
     results = json.loads(results_file.read_text())
     run = results['eval_only' if k == 2 else 'fine_tune']
-    assert run['flags']['classifier_id'] == k
-    for split in softmax_dump.SPLITS:
-      labels = np.load('output_softmax/' + softmax_dump.labels_file_name(split))
+    assert run['flags']['classifier_id'] == [str(k)]
+    for split in dump_names.SPLITS:
+      labels = np.load('output_softmax/' + dump_names.labels_file_name(split))
       top5 = np.load('output_softmax/' +
-                     softmax_dump.top5_classes_file_name(k, split))
+                     dump_names.top5_classes_file_name(k, split))
       assert len(labels) == sum(SPLIT_SHARDS[split])
       accuracies = [(top5[:, 0] == labels).mean(),
                     (top5 == labels[:, np.newaxis]).any(axis=1).mean()]
-      np.testing.assert_allclose(run['results'][split], accuracies)
+      np.testing.assert_allclose(
+          run['results'][split]['clf{}'.format(k)], accuracies)
   # Labels of both splits, eight dumps of each classifier, and their record.
   assert len(os.listdir('output_softmax')) == 2 + 3 * 8 + 1
 
@@ -175,8 +177,12 @@ def test_interrupted_run_goes_on(folder, signal_number):
 
 def test_interrupted_dump_leaves_the_old_one(folder, monkeypatch):
   command_line.run(*step3(2))
-  before = {name: (folder / 'output_softmax' / name).read_bytes()
+
+  def contents():
+    return {name: (folder / 'output_softmax' / name).read_bytes()
             for name in os.listdir('output_softmax')}
+
+  before = contents()
   append = softmax_dump.SplitDump.append
 
   def interrupted_append(self, *args):
@@ -186,9 +192,15 @@ def test_interrupted_dump_leaves_the_old_one(folder, monkeypatch):
   monkeypatch.setattr(softmax_dump.SplitDump, 'append', interrupted_append)
   with pytest.raises(KeyboardInterrupt):
     command_line.run(*step3(2))
-  after = {name: (folder / 'output_softmax' / name).read_bytes()
-           for name in os.listdir('output_softmax')}
-  assert after == before
+  after = contents()
+  assert {name: after[name] for name in before} == before
+  # What it had written is kept beside them, to go on with.
+  left = set(after) - set(before)
+  assert left and all(dump_names.UNFINISHED_SUFFIX in name for name in left)
+  # The same command goes on, and leaves what it would have left.
+  monkeypatch.setattr(softmax_dump.SplitDump, 'append', append)
+  command_line.run(*step3(2))
+  assert contents() == before
 
 
 # ---- Wrong input: found before any work -------------------------------------
@@ -204,6 +216,18 @@ def refused(*args):
 @pytest.mark.parametrize('flags, words', [
     (['--classifier_id', 3], ['--classifier_id 3', '0, 1, 2']),
     (['--classifier_id', -1], ['--classifier_id -1']),
+    (['--classifier_id', '0,3'], ['--classifier_id 0,3', '0, 1, 2']),
+    (['--classifier_id', '1,1'], ['--classifier_id 1,1']),
+    (['--classifier_id', ''], ['--classifier_id :', '0, 1, 2']),
+    (['--classifier_id', 'one'], ['--classifier_id one']),
+    (['--dump_shard', '3/2'], ['--dump_shard 3/2', '1/4']),
+    (['--dump_shard', '1/2', '--nodump_softmaxes'],
+     ['--dump_shard', '--nodump_softmaxes']),
+    (['--dump_shard', '1/2', '--noeval_only'], ['--dump_shard', '--eval_only']),
+    (['--head_model_dirs', 'trunk', '--nois_cascaded'],
+     ['--head_model_dirs', '--nois_cascaded']),
+    (['--head_model_dirs', 'trunk', '--noeval_only'],
+     ['--head_model_dirs', '--eval_only']),
     (['--image_size', 48], ['--image_size 48', 'multiple of 32']),
     (['--image_size', 0], ['--image_size 0']),
     (['--fine_tune'], ['--eval_only', '--fine_tune']),
@@ -280,7 +304,7 @@ def test_dumps_of_other_records_in_the_folder(folder):
 
 def test_disk_too_full(folder, monkeypatch):
   usage = shutil.disk_usage(str(folder))
-  monkeypatch.setattr(softmax_dump.shutil, 'disk_usage',
+  monkeypatch.setattr(shutil, 'disk_usage',
                       lambda path: usage._replace(free=100))
   assert 'free' in refused(*step3(0))
   assert not os.path.exists('checkpoints/clf0')
@@ -297,9 +321,9 @@ def test_disk_that_fills_during_the_dump(folder):
 import resource, signal, sys
 sys.path.insert(0, {!r})
 import imagenet_main, softmax_dump
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 prepare = softmax_dump.SplitDump.append
 def append(self, *args):
-  signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   resource.setrlimit(resource.RLIMIT_FSIZE, ({}, {}))
   prepare(self, *args)
 softmax_dump.SplitDump.append = append
@@ -315,7 +339,7 @@ imagenet_main.start()
   assert os.listdir('output_softmax') == []
 
 
-# ---- Wrong data ---------------------------------------------------------------
+# ---- Wrong data --------------------------------------------------------------
 
 @pytest.fixture
 def own_data(folder):

@@ -288,10 +288,11 @@ def info(num_train):
   return DatasetInfo(11, {'train': num_train, 'validation': 4})
 
 
-def test_a_split_has_its_paths_and_count(tmpdir, capsys):
+def test_a_split_has_its_paths_and_counts(tmpdir, capsys):
   paths = make_split(tmpdir, [0, 3, 4])
   write_dataset_json(tmpdir, '{}')
-  assert count_split(str(tmpdir), 'train', info(7)) == (paths, 7)
+  assert count_split(str(tmpdir), 'train', info(7)) == (
+      paths, [0, 3, 4])
   assert capsys.readouterr() == ('', '')
 
 
@@ -306,7 +307,8 @@ def test_a_count_that_disagrees_with_dataset_json(tmpdir, count):
 
 def test_another_count_than_imagenets_is_said(tmpdir, capsys):
   paths = make_split(tmpdir, [3, 4])
-  assert count_split(str(tmpdir), 'train', info(1281167)) == (paths, 7)
+  assert count_split(str(tmpdir), 'train', info(1281167)) == (
+      paths, [3, 4])
   assert capsys.readouterr().err == (
       '{}: 7 records where ImageNet has 1,281,167 images\n'.format(
           tmpdir.join('train')))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import command_line
+import dump_names
+import dump_run
 import network_cost
-import resnet_run_loop
 import rule_weights
-import softmax_dump
 import tiny_checkpoints
 import tiny_records
 from cascade import macs
@@ -40,9 +40,16 @@ def counted_in_order_of_creation(graph):
     A list of `[classifier, trunk MACs, head MACs, trunk parameters, head
     parameters]`.
   """
+  def is_run(convolution):
+    """Not if another, with the BN that follows folded in, stands for it."""
+    return not all(
+        consumer.type.startswith('FusedBatchNorm') and
+        not any(output.consumers() for output in consumer.outputs)
+        for consumer in convolution.outputs[0].consumers())
+
   macs_of_ops = []
   for op in graph.get_operations():
-    if op.type == 'Conv2D':
+    if op.type == 'Conv2D' and is_run(op):
       _, rows, columns, _ = op.outputs[0].shape.as_list()
       height, width, channels_in, channels_out = op.inputs[1].shape.as_list()
       macs_of_ops.append((op.name, rows * columns * height * width *
@@ -202,13 +209,18 @@ def test_published_runs(folder, monkeypatch):
       'image_size', 'num_classes')} == {
           'format_version': 1, 'network': 'ResNet-v2-18', 'resnet_version': 2,
           'resnet_size': 18, 'image_size': 32, 'num_classes': NUM_CLASSES}
-  assert record['versions']['tensorflow'] == tf.VERSION
+  origin = record['exits'][0]['origin']
+  assert origin['versions']['tensorflow'] == tf.VERSION
+  assert origin['flags']['resnet_size'] == '18'
   assert record['plain_network_macs'] == trunk2 + head2
   # 512 x 11 weights and 11 biases.
   assert record['exits'][0]['head_parameters'] == 5643
   assert [(entry['classifier_id'], entry['cumulative_macs'],
-           entry['checkpoint']) for entry in record['exits']] == [
-               (2, trunk2 + head2, 'trunk/model.ckpt-225207')]
+           entry['origin']['trunk_checkpoint'],
+           entry['origin']['head_checkpoint'])
+          for entry in record['exits']] == [
+              (2, trunk2 + head2, 'trunk/model.ckpt-225207',
+               'trunk/model.ckpt-225207')]
 
   dump(0)
   merged = read_record()
@@ -216,7 +228,7 @@ def test_published_runs(folder, monkeypatch):
   assert merged['plain_network_parameters'] == (
       record['plain_network_parameters'])
   assert [(entry['classifier_id'], entry['trunk_macs'], entry['head_macs'],
-           entry['cumulative_macs'], entry['checkpoint'])
+           entry['cumulative_macs'], entry['origin']['head_checkpoint'])
           for entry in merged['exits']] == [
               (0, trunk0, head0, trunk0 + head0,
                'checkpoints/clf0/model.ckpt-1'),
@@ -242,15 +254,20 @@ def test_published_runs(folder, monkeypatch):
 def test_dump_that_fails_is_not_recorded(folder, monkeypatch):
   monkeypatch.chdir(str(folder))
   splits = []
+  dump_split = dump_run._dump_split
 
-  def fail_at_the_second_split(estimator, checkpoint, dump_pass, *args):
-    splits.append(dump_pass.split)
+  def fail_at_the_second_split(job, split, *args):
+    splits.append(split.name)
     if len(splits) == 2:
       raise KeyboardInterrupt
-    return 0., 0.
+    return dump_split(job, split, *args)
 
-  monkeypatch.setattr(resnet_run_loop, '_dump', fail_at_the_second_split)
+  monkeypatch.setattr(dump_run, '_dump_split', fail_at_the_second_split)
   with pytest.raises(KeyboardInterrupt):
     dump(2, '--softmax_dir', 'failed')
-  assert splits == list(softmax_dump.SPLITS)
-  assert os.listdir('failed') == []
+  assert splits == list(dump_names.SPLITS)
+  # The split that is done stays, and what tells that it is; no `cascade.json`.
+  names = {name for name in os.listdir('failed')
+           if dump_names.UNFINISHED_SUFFIX not in name}
+  assert names == {dump_names.labels_file_name('validation')}.union(
+      dump_names.classifier_file_names(2, 'validation'))

@@ -198,18 +198,20 @@ class TestRestoring(object):
       resnet_checkpoint.initialize_from(
           write_checkpoint(tmp_path, VALUES, 40), [])
 
-  @pytest.mark.parametrize('name, classifier_id, expected', [
-      ('resnet_model/conv2d/kernel', 0, True),
-      ('resnet_model/batch_normalization_4/moving_variance', 1, True),
-      ('resnet_model/conv2d/kernel/Momentum', 0, False),
-      ('resnet_model/dense/kernel', 2, False),
-      ('resnet_model/dense/bias', 2, False),
-      ('resnet_model/cascaded0_bn00/moving_mean', 0, False),
-      ('resnet_model/cascaded1_fc1/kernel', 1, False),
-      ('global_step', 2, False),
+  @pytest.mark.parametrize('name, classifier_ids, expected', [
+      ('resnet_model/conv2d/kernel', [0], True),
+      ('resnet_model/batch_normalization_4/moving_variance', [1], True),
+      ('resnet_model/conv2d/kernel/Momentum', [0], False),
+      ('resnet_model/dense/kernel', [2], False),
+      ('resnet_model/dense/kernel', [0, 1], True),
+      ('resnet_model/dense/bias', [0, 2], False),
+      ('resnet_model/cascaded0_bn00/moving_mean', [0, 1], False),
+      ('resnet_model/cascaded1_fc1/kernel', [0, 1], False),
+      ('global_step', [2], False),
   ])
-  def test_what_is_pretrained(self, name, classifier_id, expected):
-    assert resnet_checkpoint.is_pretrained(name, classifier_id) == expected
+  def test_what_is_pretrained(self, name, classifier_ids, expected):
+    assert resnet_checkpoint.is_pretrained(
+        name, classifier_ids) == expected
 
 
 class TestEvaluating(object):
@@ -257,7 +259,7 @@ class TestStarting(object):
   @staticmethod
   def choose(shapes, *args):
     return resnet_checkpoint.checkpoint_to_start_from(
-        command_line.parse(*args), 2, shapes)
+        command_line.parse(*args), [2], shapes)
 
   def test_from_the_pretrained_one(self, tmp_path):
     prefix = write_checkpoint(tmp_path / 'trunk', values_without(DENSE, SLOT))

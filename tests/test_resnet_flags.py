@@ -33,13 +33,16 @@ WITH_VALUE = [
     ('resnet_version', 'rv', '1', '2', '2'),
     ('resnet_size', 'rs', '50', '18', '18'),
     ('pretrained_model_checkpoint_path', 'pmcp', None, 'a/b', 'a/b'),
-    ('classifier_id', None, 2, '0', 0),
+    ('classifier_id', None, ['2'], '0,1', ['0', '1']),
     # Of this project.
+    ('head_model_dirs', None, [], 'a/b,c', ['a/b', 'c']),
+    ('dump_shard', None, None, '2/4', '2/4'),
     ('softmax_dir', None, 'output_softmax', 'a/b', 'a/b'),
     ('image_size', None, 224, '64', 64),
     ('batch_norm_decay', None, 0.997, '0.9', 0.9),
     ('trunk_batch_norm', None, 'frozen', 'update', 'update'),
     ('cpu_replicas', None, 0, '2', 2),
+    ('profile_images', None, 2000, '7', 7),
     ('random_seed', None, None, '7', 7),
 ]
 
@@ -52,6 +55,9 @@ BOOLEANS = [
     ('image_bytes_as_serving_input', None, False),
     ('turn_off_distribution_strategy', None, False),
     ('is_cascaded', None, True),
+    # Of this project.
+    ('dump_softmaxes', None, True),
+    ('profile_input', None, False),
 ]
 
 NAMES = [row[0] for row in WITH_VALUE]
@@ -111,7 +117,7 @@ def test_published_commands_parse():
       'resnet_imagenet_v2_fp32_20181001 --data_dir /data/tf_records '
       '--num_gpus 4').split())
   assert parsed.fine_tune and not parsed.eval_only
-  assert (parsed.train_epochs, parsed.classifier_id) == (20, 0)
+  assert (parsed.train_epochs, parsed.classifier_id) == (20, ['0'])
   assert (parsed.resnet_version, parsed.resnet_size) == ('2', '50')
   assert (parsed.model_dir, parsed.num_gpus) == ('checkpoints/clf0', 4)
 

@@ -1,5 +1,7 @@
 """Schedules, cycles, the model function's losses and steps."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -132,9 +134,13 @@ def calls_of(folder, *args, **kwargs):
   """
   evaluate_last = kwargs.pop('evaluate_last', True)
   estimator = FakeEstimator(**kwargs)
+  flags_obj = command_line.parse('-md', folder, '-bs', 4, *args)
+  num_images = {'train': 12, 'validation': 8}
+  evaluate = functools.partial(
+      resnet_run_loop._evaluate, flags_obj, estimator, None, num_images, 1, [2])
   resnet_run_loop._train_and_evaluate(
-      command_line.parse('-md', folder, '-bs', 4, *args), estimator, None,
-      {'train': 12, 'validation': 8}, 1, evaluate_last)
+      flags_obj, functools.partial(estimator.train, None), num_images, [2],
+      evaluate, evaluate_last)
   return estimator.calls
 
 
@@ -187,6 +193,27 @@ def test_stop_threshold(tmp_path):
                   accuracies=[0.75]) == [('evaluate', 0)]
 
 
+def test_stop_threshold_waits_for_all_heads(tmp_path):
+  """The worse of two heads reaches it last."""
+  estimator = FakeEstimator()
+  accuracies = iter([(0.7, 0.9), (0.9, 0.7499), (0.75, 0.8), (1., 1.)])
+
+  def evaluate(checkpoint):
+    estimator.calls.append('evaluate')
+    clf0, clf1 = next(accuracies)
+    return {'validation': {'clf0': (clf0, 1.), 'clf1': (clf1, 1.)}}
+
+  flags_obj = command_line.parse('-md', tmp_path, '-bs', 4, '-te', 90,
+                                 '--stop_threshold', 0.75)
+  results = resnet_run_loop._train_and_evaluate(
+      flags_obj, functools.partial(estimator.train, None),
+      {'train': 12, 'validation': 8}, [0, 1],
+      evaluate, True)
+  assert estimator.calls == [('train', 3), 'evaluate', ('train', 6),
+                             'evaluate', ('train', 9), 'evaluate']
+  assert results['validation']['clf0'] == (0.75, 1.)
+
+
 def test_no_last_evaluation_where_dumps_follow(tmp_path):
   assert calls_of(tmp_path, '-te', 2, evaluate_last=False) == TRAIN_6[:-1]
   write_checkpoint(tmp_path, {'global_step': np.int64(6)}, 6)
@@ -235,7 +262,7 @@ def test_what_is_trained(fine_tune, classifier_id, trained, dtype):
   with tf.Graph().as_default() as graph:
     call_model_fn(MODES.TRAIN, tf.zeros([2, IMAGE_SIZE, IMAGE_SIZE, 3]),
                   tf.constant([1, 2]), fine_tune=fine_tune, dtype=dtype,
-                  classifier_id=classifier_id)
+                  classifier_ids=[classifier_id])
     assert slots() == trained
     assert len(trained) > 1
     # Updates of moving averages: of the head alone, if the trunk is frozen.
@@ -254,7 +281,7 @@ def test_loss_and_metrics_by_hand(fine_tune, classifier_id):
   labels = np.array([3, 0, 10, 7, -1, -1], np.int32)  # The last two: padding.
   with tf.Graph().as_default(), tf.Session() as session:
     spec = call_model_fn(MODES.EVAL, tf.constant(images), tf.constant(labels),
-                         fine_tune=fine_tune, classifier_id=classifier_id)
+                         fine_tune=fine_tune, classifier_ids=[classifier_id])
     initialize(session)
     session.run(tf.local_variables_initializer())
     loss, _ = session.run([spec.loss, {
@@ -294,7 +321,7 @@ def step_of_head0(**params):
   with tf.Graph().as_default(), tf.Session() as session:
     spec = call_model_fn(
         MODES.TRAIN, tf.constant(some_images(6)),
-        tf.constant([3, 0, 10, 7, 1, 2]), fine_tune=True, classifier_id=0,
+        tf.constant([3, 0, 10, 7, 1, 2]), fine_tune=True, classifier_ids=[0],
         **params)
     trained = [variable for variable in tf.trainable_variables()
                if 'cascaded0' in variable.op.name]
@@ -358,7 +385,7 @@ def test_replicas_average_their_gradients(tmp_path):
             'dtype': tf.float32, 'resnet_size': 18, 'resnet_version': 2,
             'data_format': 'channels_last', 'batch_size': 2560,
             'loss_scale': 1, 'fine_tune': True, 'num_classes': NUM_CLASSES,
-            'classifier_id': 0}).train(
+            'classifier_ids': [0]}).train(
                 lambda: tf.data.Dataset.from_tensors(
                     (images, labels)).repeat(), steps=2)
     trained.append(read_checkpoint(folder / 'model.ckpt-2'))

@@ -86,6 +86,29 @@ def test_benchmark_run(tmp_path):
   assert read(tmp_path / 'new' / 'folder' / 'benchmark_run.log') == {'a': 1}
 
 
+def test_benchmark_run_on_another_file_system(tmp_path, monkeypatch):
+  monkeypatch.chdir(str(tmp_path))
+  run_record.write_benchmark_run(
+      'file://{}'.format(tmp_path / 'runs'), {'a': 1})
+  assert read(tmp_path / 'runs' / 'benchmark_run.log') == {'a': 1}
+  assert os.listdir(str(tmp_path)) == ['runs']  # None is called `file:`.
+
+
+@pytest.mark.parametrize('function, words', [
+    (lambda folder: run_record.write_results(folder, 'train', {}, {}),
+     '--model_dir {}: cannot be written (File exists)'),
+    (lambda folder: run_record.write_benchmark_run(folder, {}),
+     '--benchmark_log_dir {}: cannot be written (File exists)'),
+])
+def test_folder_that_is_a_file(tmp_path, function, words):
+  path = tmp_path / 'file'
+  path.write_text('mine')
+  with pytest.raises(UserError) as error:
+    function(str(path))
+  assert words.format(path) in str(error.value)
+  assert path.read_text() == 'mine'
+
+
 OF_A_RUN = [
     'checkpoint', 'graph.pbtxt', 'metric.log', 'results.json',
     'results.json.unfinished', 'timeline-1000.json',
@@ -144,8 +167,9 @@ def test_clean_spares_what_the_run_starts_from(tmp_path):
   for name in ('run', 'link', 'other/../run'):
     with pytest.raises(UserError) as error:
       run_record.remove_earlier_run(
-          str(folder), str(tmp_path / name / 'model.ckpt-12'))
+          str(folder), {str(other / 'model.ckpt-3'),
+                        str(tmp_path / name / 'model.ckpt-12')})
     assert '--clean' in str(error.value)
   assert files_in(folder) == set(OF_A_RUN)
-  run_record.remove_earlier_run(str(folder), str(other / 'model.ckpt-12'))
+  run_record.remove_earlier_run(str(folder), {str(other / 'model.ckpt-12')})
   assert not files_in(folder)

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
+import dump_names
 import softmax_dump
 from dump_folders import best_classes, random_softmaxes, write_split
 from softmax_dump import SplitDump
@@ -41,19 +43,19 @@ VALIDATION_NAMES = [
 
 
 def test_names_are_the_published_ones():
-  assert softmax_dump.probabilities_file_names(2, 'validation') == [
+  assert dump_names.probabilities_file_names(2, 'validation') == [
       'clf2_all_probabilities.npy']
-  assert softmax_dump.probabilities_file_names(2, 'train') == [
+  assert dump_names.probabilities_file_names(2, 'train') == [
       'clf2_train_1of3_all_probabilities.npy',
       'clf2_train_2of3_all_probabilities.npy',
       'clf2_train_3of3_all_probabilities.npy']
-  assert softmax_dump.top5_classes_file_name(1, 'validation') == (
+  assert dump_names.top5_classes_file_name(1, 'validation') == (
       'clf1_top5_classes.npy')
-  assert softmax_dump.top5_classes_file_name(1, 'train') == (
+  assert dump_names.top5_classes_file_name(1, 'train') == (
       'clf1_train_top5_classes.npy')
-  assert softmax_dump.top5_probabilities_file_name(1, 'train') == (
+  assert dump_names.top5_probabilities_file_name(1, 'train') == (
       'clf1_train_top5_probabilities.npy')
-  assert softmax_dump.labels_file_name('train') == 'train_non_onehot.npy'
+  assert dump_names.labels_file_name('train') == 'train_non_onehot.npy'
 
 
 @pytest.mark.parametrize('num_images,bounds', [
@@ -63,8 +65,8 @@ def test_names_are_the_published_ones():
     (7, [(0, 7), (7, 7), (7, 7)]),
     (0, [(0, 0)] * 3)])
 def test_bounds_of_training_parts(num_images, bounds):
-  assert softmax_dump.part_bounds('train', num_images) == bounds
-  assert softmax_dump.part_bounds('validation', num_images) == [
+  assert dump_names.part_bounds('train', num_images) == bounds
+  assert dump_names.part_bounds('validation', num_images) == [
       (0, num_images)]
 
 
@@ -72,10 +74,10 @@ def test_bounds_of_training_parts(num_images, bounds):
 
 
 @pytest.mark.parametrize('batch', [1, 4, 11, 40])
-@pytest.mark.parametrize('split', softmax_dump.SPLITS)
+@pytest.mark.parametrize('split', dump_names.SPLITS)
 def test_batches_of_any_size_give_the_same_files(
     tmp_path, monkeypatch, split, batch):
-  monkeypatch.setattr(softmax_dump, 'TRAIN_PART_STARTS', (0, 10, 14))
+  monkeypatch.setattr(dump_names, 'TRAIN_PART_STARTS', (0, 10, 14))
   softmaxes = random_softmaxes(0, 23, 9)
   labels = np.random.RandomState(1).randint(0, 9, 23)
   with SplitDump(str(tmp_path), split, 23, 9, [0, 2]) as dump:
@@ -87,25 +89,25 @@ def test_batches_of_any_size_give_the_same_files(
       assert dump.num_written == min(start + batch, 23)
   bounds = [(0, 10), (10, 14), (14, 23)] if split == 'train' else [(0, 23)]
   for k, expected in ((0, softmaxes), (2, 1 - softmaxes)):
-    part_names = softmax_dump.probabilities_file_names(k, split)
+    part_names = dump_names.probabilities_file_names(k, split)
     for name, (start, stop) in zip(part_names, bounds):
       part = np.load(str(tmp_path / name), mmap_mode='r')
       assert part.dtype == np.float32
       assert part.shape == (stop - start, 9)
       assert (part == expected[start:stop]).all()
     best = np.load(str(
-        tmp_path / softmax_dump.top5_classes_file_name(k, split)))
+        tmp_path / dump_names.top5_classes_file_name(k, split)))
     assert best.dtype == np.int32
     assert (best == best_classes(expected)).all()
     values = np.load(str(
-        tmp_path / softmax_dump.top5_probabilities_file_name(k, split)))
+        tmp_path / dump_names.top5_probabilities_file_name(k, split)))
     assert values.dtype == np.float32
     assert (values == -np.sort(-expected, axis=1)[:, :5]).all()
     top1, top5 = dump.accuracy(k)
     assert top1 == (expected.argmax(axis=1) == labels).mean()
     assert top5 == np.mean(
         [label in row for row, label in zip(best_classes(expected), labels)])
-  written = np.load(str(tmp_path / softmax_dump.labels_file_name(split)))
+  written = np.load(str(tmp_path / dump_names.labels_file_name(split)))
   assert written.dtype == np.int32
   assert (written == labels).all()
 
@@ -119,7 +121,7 @@ def test_training_parts_are_cut_at_the_published_rows(tmp_path):
       dump.append(rows % 7, rows_of(softmaxes))
   first_and_last = [
       np.load(str(tmp_path / name))[[0, -1], 0].tolist()
-      for name in softmax_dump.probabilities_file_names(0, 'train')]
+      for name in dump_names.probabilities_file_names(0, 'train')]
   assert first_and_last == [[0, 399999], [400000, 799999], [800000, 800002]]
 
 
@@ -127,14 +129,14 @@ def test_dump_bytes_is_the_size_of_the_files(tmp_path):
   write_split(tmp_path, 'train', np.zeros(50), {
       k: random_softmaxes(k, 50, 9) for k in (0, 1)})
   num_bytes = sum(np.load(str(path)).nbytes for path in tmp_path.iterdir())
-  assert softmax_dump.dump_bytes(50, 9, num_classifiers=2) == num_bytes
+  assert dump_names.dump_bytes(50, 9, num_classifiers=2) == num_bytes
 
 
 def test_names_appear_on_completion(tmp_path):
   softmaxes = random_softmaxes(0, 6, 9)
   with SplitDump(str(tmp_path), 'validation', 6, 9, [0]) as dump:
     dump.append(np.arange(6), rows_of(softmaxes))
-    assert len(names(tmp_path)) == 4
+    assert len(names(tmp_path)) == 5  # And the one that is locked.
     assert all(name.endswith('.unfinished') for name in names(tmp_path))
   assert names(tmp_path) == VALIDATION_NAMES
 
@@ -193,7 +195,7 @@ def test_runs_for_two_classifiers_at_the_same_time(tmp_path):
       fast.append(labels, rows_of(softmaxes[0]))
     slow.append(labels[3:], rows_of(softmaxes[1][3:], [1]))
   for k in (0, 1):
-    name, = softmax_dump.probabilities_file_names(k, 'validation')
+    name, = dump_names.probabilities_file_names(k, 'validation')
     assert (np.load(str(tmp_path / name)) == softmaxes[k]).all()
   written = np.load(str(tmp_path / 'validation_non_onehot.npy'))
   assert (written == labels).all()
@@ -237,8 +239,8 @@ def test_labels_of_no_shape_in_the_folder(tmp_path):
 
 def test_prepare_folder_makes_it(tmp_path):
   folder = tmp_path / 'a' / 'b'
-  softmax_dump.prepare_folder(str(folder), {'train': 3}, 11, 1)
-  softmax_dump.prepare_folder(str(folder), {'train': 3}, 11, 1)
+  softmax_dump.prepare_folder(str(folder), {'train': 3}, 11, [0])
+  softmax_dump.prepare_folder(str(folder), {'train': 3}, 11, [0])
   assert names(folder) == []
 
 
@@ -246,28 +248,28 @@ def test_prepare_folder_needs_a_folder(tmp_path):
   (tmp_path / 'file').touch()
   for wrong in ('file', 'file/below'):
     with pytest.raises(UserError, match='--softmax_dir .*cannot be written'):
-      softmax_dump.prepare_folder(str(tmp_path / wrong), {}, 11, 1)
+      softmax_dump.prepare_folder(str(tmp_path / wrong), {}, 11, [0])
 
 
 def test_prepare_folder_checks_the_free_space(tmp_path, monkeypatch):
   usage = collections.namedtuple('usage', 'total used free')
-  monkeypatch.setattr(softmax_dump.shutil, 'disk_usage',
+  monkeypatch.setattr(shutil, 'disk_usage',
                       lambda folder: usage(10**10, 0, 5 * 10**9))
   # A row of 1001 classes takes 4048 bytes.
   softmax_dump.prepare_folder(
-      str(tmp_path), {'train': 1200000, 'validation': 35000}, 1001, 1)
+      str(tmp_path), {'train': 1200000, 'validation': 35000}, 1001, [0])
   with pytest.raises(UserError, match='5,060 MB and 5,000 MB are free'):
     softmax_dump.prepare_folder(
-        str(tmp_path), {'train': 1200000, 'validation': 50000}, 1001, 1)
+        str(tmp_path), {'train': 1200000, 'validation': 50000}, 1001, [0])
 
 
 def test_prepare_folder_refuses_dumps_of_other_records(tmp_path):
   np.save(str(tmp_path / 'train_non_onehot.npy'), np.zeros(8, np.int32))
   softmax_dump.prepare_folder(
-      str(tmp_path), {'train': 8, 'validation': 3}, 11, 1)
+      str(tmp_path), {'train': 8, 'validation': 3}, 11, [0])
   with pytest.raises(UserError, match='holds train dumps of other records'):
     softmax_dump.prepare_folder(
-        str(tmp_path), {'train': 7, 'validation': 3}, 11, 1)
+        str(tmp_path), {'train': 7, 'validation': 3}, 11, [0])
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):
@@ -311,12 +313,12 @@ def test_a_write_that_fails_leaves_the_old_dump(tmp_path, limit):
 
 
 @pytest.mark.parametrize('split,name', [
-    (split, name) for split in softmax_dump.SPLITS
-    for name in softmax_dump.probabilities_file_names(1, split) + [
-        softmax_dump.top5_classes_file_name(1, split)]])
+    (split, name) for split in dump_names.SPLITS
+    for name in dump_names.probabilities_file_names(1, split) + [
+        dump_names.top5_classes_file_name(1, split)]])
 def test_any_part_of_a_dump_counts(tmp_path, split, name):
   (tmp_path / name).touch()
   for k in (0, 1):
-    for other_split in softmax_dump.SPLITS:
-      assert softmax_dump.holds_dump(str(tmp_path), k, other_split) == (
+    for other_split in dump_names.SPLITS:
+      assert dump_names.holds_dump(str(tmp_path), k, other_split) == (
           (k, other_split) == (1, split))

@@ -221,7 +221,8 @@ class TestFineTuning(object):
       assert softmaxes.shape == (count, NUM_CLASSES)
       np.testing.assert_allclose(softmaxes, expected, atol=1e-5)
       np.testing.assert_allclose(
-          fine_tuned.results[split], accuracies(softmaxes, labels), atol=1e-6)
+          fine_tuned.results[split]['clf0'], accuracies(softmaxes, labels),
+          atol=1e-6)
 
   def test_log_is_told_once_whatever_the_replicas(self, fine_tuned):
     told = [line for line in fine_tuned.log
@@ -249,10 +250,8 @@ class TestFineTuning(object):
       assert json.load(stream)['replicas'] == ['/cpu:0', '/cpu:1']
     with open(str(fine_tuned.model_dir / 'results.json')) as stream:
       entry = json.load(stream)['fine_tune']
-    assert entry['flags']['classifier_id'] == 0
-    assert entry['results'] == {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in fine_tuned.results.items()}
+    assert entry['flags']['classifier_id'] == ['0']
+    assert entry['results'] == json.loads(json.dumps(fine_tuned.results))
 
   def test_exported_head_takes_image_tensors(self, world, fine_tuned):
     expected, _ = dumped(fine_tuned.model_dir, 0)
@@ -347,7 +346,8 @@ class TestEvaluation(object):
         world.weights, preprocessed(world, 'validation'), 18, 2)[2]
     np.testing.assert_allclose(softmaxes, expected, atol=1e-5)
     np.testing.assert_allclose(
-        results['validation'], accuracies(softmaxes, labels), atol=1e-6)
+        results['validation']['clf2'], accuracies(softmaxes, labels),
+        atol=1e-6)
     assert results['global_step'] == 225207
 
   def test_exported_classifier_takes_jpeg_bytes(self, world, evaluated):
@@ -369,7 +369,8 @@ class TestEvaluation(object):
     results, model_dir = run(world, name, '--nois_cascaded', *args)
     softmaxes, labels = dumped(evaluated[1], 2)
     np.testing.assert_allclose(
-        results['validation'], accuracies(softmaxes, labels), atol=1e-6)
+        results['validation']['clf2'], accuracies(softmaxes, labels),
+        atol=1e-6)
     with open(str(model_dir / 'metric.log')) as log:
       metrics = {line['name']: line['value']
                  for line in map(json.loads, log)}
