@@ -1,7 +1,8 @@
 """TensorFlow 1.12 and 2.15 under one API, that of 1.12.
 
-The only file that knows of another version. `tf` is the 1.12 API everywhere;
-what the two releases do differently is a function here.
+The only file that knows of another version, with `multi_worker_tf1.py` and
+`multi_worker_tf2.py` that it imports. `tf` is the 1.12 API everywhere; what the
+two releases do differently is a function here.
 """
 
 import logging

@@ -20,9 +20,9 @@ else runs on the machine hardly shows in them.
 
 Then it extrapolates all of step 3 on ImageNet, and dumps 1,000 to 100,000 tiny
 images with a small network, to show that memory does not grow with their
-number. With the defaults it takes 10 to 15 minutes on two cores with TensorFlow
-1.12, 5 with 2.15, and 2 GB of disk. Linux only. The table goes to stdout, all
-else to stderr.
+number. On two cores that other work shared it took 13 minutes with TensorFlow
+2.15 and over 25 with 1.12 (--rounds 1 --skip_memory is less than half), and 2
+GB of disk. Linux only. The table goes to stdout, all else to stderr.
 """
 
 import collections
