@@ -1,26 +1,17 @@
-"""Where each image's bytes lie and what it shows: 1.3 million in about 90 MB.
+"""Where each image's bytes lie and what it shows: 1.3 million in about 100 MB.
 
-A list of tuples would take 500 MB. Here every property is a column, and the
-names share one buffer, which processes forked from this one share as well.
+A list of tuples would take 500 MB. Here every image is a row of one table, and
+the names share one buffer; forked processes share both.
 """
 
-import array
-import collections
+import contextlib
 import hashlib
 import os
+import typing
 
 import numpy as np
 
-from tools_command_line import InputError
-
-# One image.
-#   container: path of the archive, or of the folder, that holds it.
-#   name: str, its path within the container; behind the last slash is its file
-#     name. Bytes that are not UTF-8 are surrogates, as in Python's file names.
-#   offset, size: its bytes in the archive, or in its own file.
-#   label: int, the position of its class in `ImageIndex.classes`, plus 1.
-IndexedImage = collections.namedtuple(
-    'IndexedImage', ['container', 'name', 'offset', 'size', 'label'])
+from tools_command_line import InputError, open_regular
 
 # Images are read whole, one by each process. A larger file is no photograph.
 MAX_IMAGE_BYTES = 2**27
@@ -29,42 +20,59 @@ MAX_IMAGE_BYTES = 2**27
 # process have 256 files open.
 _MAX_OPENED = 200
 
+_COLUMNS = np.dtype([
+    ('container', np.int32),   # Position in `ImageIndex.containers`.
+    ('offset', np.int64),      # As in `ImageFile`, like the next two.
+    ('size', np.int64),
+    ('modified_ns', np.int64),
+    ('label', np.int32),       # From 1.
+    ('name_start', np.int64),  # Where its name begins in the shared buffer.
+])
 
-class ImageIndex(object):
+
+class ImageFile(typing.NamedTuple):
+  """Where an image is in an archive or a folder; sorts by name."""
+  name: bytes       # Its path within the archive or folder, without NUL.
+  offset: int       # Of its first byte in the archive; 0 in its own file.
+  size: int         # Bytes.
+  modified_ns: int  # When its own file was modified; 0 in an archive.
+
+
+class IndexedImage(typing.NamedTuple):
+  """One image of an `ImageIndex`."""
+  container: str  # Path of the archive, or of the folder, that holds it.
+  name: str       # As above; bytes that are not UTF-8 are surrogates.
+  offset: int     # As above.
+  size: int       # Bytes.
+  label: int      # Position of its class in `ImageIndex.classes`, plus 1.
+
+
+class ImageIndex:
   """The images of one split, in record order.
 
   Attributes:
     classes: list of str, sorted: the synsets, or the names of class folders.
-      Label 0 is the background class, which no image bears.
+      Label 0 is the background class, which no image has.
     containers: list of str, paths of archives and folders.
-    container: int32 [images], positions in `containers`.
-    offset, size: int64 [images], bytes.
-    label: int32 [images], from 1 to the number of classes.
+    container, offset, size, label: int arrays [images], see `_COLUMNS`.
   """
 
-  def __init__(self, classes, containers, columns, names):
-    """
-    Args:
-      classes, containers: as above.
-      columns: a dict from 'container', 'offset', 'size', 'label' and
-        'name_start' (int64 [images], where a name begins in `names`) to arrays.
-      names: bytes or bytearray, each name followed by a NUL.
-    """
+  def __init__(self, classes, containers, table, names):
+    """`table`: [images] of `_COLUMNS`; `names`: bytes, a NUL behind each."""
     self.classes = classes
     self.containers = containers
-    self.container = columns['container']
-    self.offset = columns['offset']
-    self.size = columns['size']
-    self.label = columns['label']
-    self._columns = columns
+    self.container, self.offset, self.size, self.label = (
+        table[column] for column in ('container', 'offset', 'size', 'label'))
+    self._table = table
+    self._name_starts = table['name_start']
     self._names = names
 
   def __len__(self):
-    return len(self.label)
+    return len(self._table)
 
   def __getitem__(self, i):
     """The i-th image as an `IndexedImage`; IndexError past the end."""
-    start = self._columns['name_start'][i]
+    start = self._name_starts[i]
     name = self._names[start:self._names.index(b'\0', start)]
     return IndexedImage(self.containers[self.container[i]],
                         name.decode('utf-8', 'surrogateescape'),
@@ -79,46 +87,34 @@ class ImageIndex(object):
   def take(self, order):
     """The images `order` (int [any number]) of this index, in that order."""
     return ImageIndex(
-        self.classes, self.containers,
-        {name: column[order] for name, column in self._columns.items()},
-        self._names)
+        self.classes, self.containers, self._table[order], self._names)
 
   def class_counts(self):
     """int64 [classes]: how many images each class has."""
     return np.bincount(self.label, minlength=len(self.classes) + 1)[1:]
 
   def digest(self):
-    """SHA-256 (hexadecimal) of classes, names, places and labels.
+    """SHA-256 (hexadecimal) of classes, names, places, times and labels.
 
     Paths of containers do not count: a moved archive is the same one.
     """
     digest = hashlib.sha256('\0'.join(self.classes).encode(
         'utf-8', 'surrogateescape'))
-    for name in sorted(self._columns):
-      digest.update(np.ascontiguousarray(self._columns[name]))
+    for name in sorted(_COLUMNS.names):
+      digest.update(np.ascontiguousarray(self._table[name]))
     digest.update(self._names)
     return digest.hexdigest()
 
   def check_not_empty(self):
-    """Raises `InputError` if an image is empty, naming the first one.
-
-    Apart from indexing, for those who go on without bad images.
-    """
+    """Raises `InputError` if an image has no bytes, naming the first one."""
     empty = np.flatnonzero(self.size == 0)
     if len(empty):
       raise InputError(
-          '{}: has no bytes ({:,} such images in all); replace it or leave it '
-          'out'.format(self.path(empty[0]), len(empty)))
+          f'{self.path(empty[0])}: has no bytes ({len(empty):,} such images in '
+          'all); replace it or leave it out')
 
   def read(self, i, opened_files):
-    """Reads the i-th image.
-
-    Args:
-      i: int.
-      opened_files: an `OpenedFiles`.
-
-    Returns:
-      bytes.
+    """Reads the i-th image through an `OpenedFiles`; returns its bytes.
 
     Raises:
       InputError: the archive or the file is no longer what was indexed.
@@ -128,130 +124,96 @@ class ImageIndex(object):
     data = opened_files.read(image)
     if len(data) != image.size:
       raise InputError(
-          '{}: has {:,} bytes where {:,} were indexed; did it change during '
-          'the run?'.format(self.path(i), len(data), image.size))
+          f'{self.path(i)}: has {len(data):,} bytes where {image.size:,} were '
+          'indexed; did it change during the run?')
     return data
 
 
-class IndexBuilder(object):
-  """Collects images for an `ImageIndex`, column by column."""
+class IndexBuilder:
+  """Collects images for an `ImageIndex`."""
 
   def __init__(self, classes):
-    """
-    Args:
-      classes: list of str, sorted, each once.
-    """
+    """`classes`: list of str, sorted, each once."""
     self._classes = classes
     self._containers = []
-    self._columns = {'container': array.array('i'), 'offset': array.array('q'),
-                     'size': array.array('q'), 'label': array.array('i'),
-                     'name_start': array.array('q')}
+    self._tables = [np.zeros(0, _COLUMNS)]
     self._names = bytearray()
 
-  def add_container(self, path, files, label):
+  def add_container(self, path, files, labels):
     """Adds images of an archive or a folder, in the order given.
 
     Args:
       path: str.
-      files: an iterable of `(name, offset, size)`; names are bytes without NUL.
-      label: int, one for all; or a list with one of each.
+      files: a list of `ImageFile`s.
+      labels: int, one for all; or a list with one for each.
     """
     if not self._containers or self._containers[-1] != path:
       self._containers.append(path)
-    files = list(files)
-    columns = self._columns
-    columns['container'].extend([len(self._containers) - 1] * len(files))
-    columns['offset'].extend([offset for _, offset, _ in files])
-    columns['size'].extend([size for _, _, size in files])
-    columns['label'].extend(
-        [label] * len(files) if isinstance(label, int) else label)
-    start = len(self._names)
-    for name, _, _ in files:
-      columns['name_start'].append(start)
-      start += len(name) + 1
-    self._names += b''.join([name + b'\0' for name, _, _ in files])
+    table = np.zeros(len(files), _COLUMNS)
+    table['container'] = len(self._containers) - 1
+    table['label'] = labels
+    for column in ('offset', 'size', 'modified_ns'):
+      table[column] = [getattr(image, column) for image in files]
+    name_starts = []
+    for image in files:
+      name_starts.append(len(self._names))
+      self._names += image.name + b'\0'
+    table['name_start'] = name_starts
+    self._tables.append(table)
 
   def finish(self):
     """Returns the `ImageIndex`; the builder is spent."""
-    return ImageIndex(
-        self._classes, self._containers,
-        {name: np.frombuffer(column, np.dtype(column.typecode))
-         if len(column) else np.zeros(0, np.dtype(column.typecode))
-         for name, column in self._columns.items()},
-        self._names)
+    return ImageIndex(self._classes, self._containers,
+                      np.concatenate(self._tables), self._names)
 
 
-class OpenedFiles(object):
+class OpenedFiles:
   """The archives that a process reads from, kept open, as far as it may.
 
-  A context manager that closes them. Reads do not move a file position, so
-  that nothing is shared with processes forked from this one.
+  A context manager that closes them.
   """
 
   def __init__(self):
-    self._descriptors = {}
+    self._archives = {}
 
   def read(self, image):
     """The bytes of an `IndexedImage`: fewer, or one more, if it changed."""
-    descriptor = self._archive(image.container)
-    if descriptor is not None:
-      return read_at(descriptor, image.size, image.offset)
-    with _opened_file(image) as image_file:
-      return image_file.read(image.size + 1)  # One more shows if it grew.
+    with self._opened(image) as opened:
+      opened.seek(image.offset)
+      # One more byte shows if a file of its own grew.
+      return opened.read(
+          image.size + (self._archives[image.container] is None))
 
   def ask_for(self, image):
-    """Has the system read an `IndexedImage` into memory meanwhile.
+    """Has the system read an `IndexedImage` into memory in the background."""
+    if hasattr(os, 'posix_fadvise'):  # Not on macOS.
+      with self._opened(image) as opened:
+        os.posix_fadvise(opened.fileno(), image.offset, image.size,
+                         os.POSIX_FADV_WILLNEED)
 
-    Only where the system can do that, such as on Linux.
-    """
-    if not hasattr(os, 'posix_fadvise'):
+  @contextlib.contextmanager
+  def _opened(self, image):
+    """Gives the opened archive, or the image's own file for the block."""
+    container = image.container
+    if container not in self._archives:
+      if len(self._archives) == _MAX_OPENED:
+        self.__exit__()
+      self._archives[container] = (
+          None if os.path.isdir(container) else open_regular(container))
+    if self._archives[container]:
+      yield self._archives[container]
       return
-    descriptor = self._archive(image.container)
-    if descriptor is not None:
-      os.posix_fadvise(
-          descriptor, image.offset, image.size, os.POSIX_FADV_WILLNEED)
-      return
-    with _opened_file(image) as image_file:
-      os.posix_fadvise(
-          image_file.fileno(), 0, image.size, os.POSIX_FADV_WILLNEED)
-
-  def _archive(self, container):
-    """The descriptor of an archive; None if it is a folder."""
-    if container not in self._descriptors:
-      if len(self._descriptors) == _MAX_OPENED:
-        self._close()
-      self._descriptors[container] = (
-          None if os.path.isdir(container) else os.open(
-              container, os.O_RDONLY))
-    return self._descriptors[container]
+    # As bytes, so the path does not depend on the locale.
+    with open_regular(os.path.join(
+        os.fsencode(container),
+        image.name.encode('utf-8', 'surrogateescape'))) as image_file:
+      yield image_file
 
   def __enter__(self):
     return self
 
-  def __exit__(self, exception_type, exception, traceback):
-    self._close()
-
-  def _close(self):
-    for descriptor in self._descriptors.values():
-      if descriptor is not None:
-        os.close(descriptor)
-    self._descriptors = {}
-
-
-def _opened_file(image):
-  """Opens an `IndexedImage` that is a file of its own."""
-  # As bytes, so that the path does not depend on the locale.
-  return open(os.path.join(
-      os.fsencode(image.container),
-      image.name.encode('utf-8', 'surrogateescape')), 'rb')
-
-
-def read_at(descriptor, num_bytes, offset):
-  """Reads from an offset of a file; fewer bytes only where the file ends."""
-  data = os.pread(descriptor, num_bytes, offset)
-  while len(data) < num_bytes:  # A signal or a network may cut a read short.
-    more = os.pread(descriptor, num_bytes - len(data), offset + len(data))
-    if not more:
-      break
-    data += more
-  return data
+  def __exit__(self, *_):
+    for archive in self._archives.values():
+      if archive:
+        archive.close()
+    self._archives = {}

@@ -3,42 +3,51 @@
 The training images come as a tar of one tar per synset (n01440764.tar) of
 JPEGs, as a folder of these tars, or as a folder of one folder per synset; the
 validation images as a flat tar or folder, with the synset of each image in a
-list apart, or as one folder per synset. However they come, the same images get
+separate list, or as one folder per synset. In every form the same images get
 the same order and labels. Nothing is unpacked and nothing is written.
 """
 
-import collections
-import contextlib
+import hashlib
 import os
 import posixpath
+import tarfile
+import typing
+
+import numpy as np
 
 import image_folder
-import imagenet_devkit
-import tar_headers
-from image_index import MAX_IMAGE_BYTES, IndexBuilder
-from tools_command_line import InputError
+from image_index import MAX_IMAGE_BYTES, ImageFile, IndexBuilder
+from tools_command_line import InputError, Progress, open_regular
 
-# A synset's tar within a file on disk, which is `container`.
-#   name: its path in the container, '' if it is the container.
-_SynsetTar = collections.namedtuple(
-    '_SynsetTar', ['synset', 'container', 'name', 'offset', 'size'])
+# As the organizers state them beside the downloads.
+_MD5_BY_FILE_NAME = {
+    'ILSVRC2012_img_train.tar': '1d675b47d978889d74fa0da5fadfb00e',
+    'ILSVRC2012_img_val.tar': '29b22e2961454d5413ddabcf34fc5622',
+}
 
-# For the tars of synsets, which are not read whole.
-_NO_LIMIT = float('inf')
+# Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV
+# 115(3), 2015, table 2: images in all, fewest and most in a class.
+_COUNTS = {'train': (1281167, 732, 1300), 'validation': (50000, 50, 50)}
 
+_CHUNK_BYTES = 2**20
 
-def check_begins_well(path):
-  """Raises `InputError` unless `path` is a folder or a tar begins there."""
-  if not os.path.exists(path):
-    raise InputError('{}: no such file or folder; name the archive to read, or '
-                     'the folder it was unpacked to'.format(path))
-  if not os.path.isdir(path):
-    with _opened(path) as descriptor:
-      tar_headers.check_begins_well(descriptor, path)
+# Two blocks of zeros end a tar. POSIX leaves open what fills the rest of their
+# record, of 20 blocks. More zeros follow if records were larger.
+_BLOCK_BYTES = 512
+_RECORD_BYTES = 20 * _BLOCK_BYTES
+_MAX_PADDING_BYTES = 2**20
 
 
-def index_imagenet(train_path, validation_path, labels_path, make_progress,
-                   say):
+class _SynsetTar(typing.NamedTuple):
+  """A synset's tar within a file on disk, which is `container`."""
+  synset: str
+  container: str
+  name: str      # Its path in the container; '' if it is the container.
+  offset: int    # Of its first byte in the container.
+  size: int      # Bytes.
+
+
+def index_imagenet(train_path, validation_path, labels_path):
   """Lists the images of both splits, the quickest checks first.
 
   Args:
@@ -46,10 +55,6 @@ def index_imagenet(train_path, validation_path, labels_path, make_progress,
     validation_path: such as ILSVRC2012_img_val.tar, or a folder.
     labels_path: see `read_validation_synsets`; line i is of the i-th image by
       file name. Unused if `validation_path` has a folder per synset.
-    make_progress: a function of `(total, noun)` that returns a context manager
-      with a method `step()`, called once per synset: on a hard disk the 1.3
-      million headers take minutes.
-    say: a function of a line of text, called if files are passed over.
 
   Returns:
     Two `ImageIndex`es, `(train, validation)`, whose classes are the synsets of
@@ -62,17 +67,16 @@ def index_imagenet(train_path, validation_path, labels_path, make_progress,
       the training images.
     OSError: a file or folder cannot be read.
   """
-  check_begins_well(train_path)
-  check_begins_well(validation_path)
-  passed_over = image_folder.PassedOver()
+  passed_over = []
   synset_tars = _list_synset_tars(train_path)
   synsets = ([synset_tar.synset for synset_tar in synset_tars]
              or image_folder.class_names(train_path, passed_over))
-  # The training images come last: their index may take minutes.
+  # The training images come last: on a hard disk their 1.3 million headers
+  # take minutes.
   validation = _index_validation(
       validation_path, labels_path, train_path, synsets, passed_over)
   train = IndexBuilder(synsets)
-  with make_progress(len(synsets), 'synsets indexed') as progress:
+  with Progress(len(synsets), 'synsets indexed') as progress:
     for label, synset in enumerate(synsets, 1):
       if synset_tars:
         container = synset_tars[label - 1].container
@@ -82,72 +86,8 @@ def index_imagenet(train_path, validation_path, labels_path, make_progress,
         images = image_folder.list_images(train_path, synset, passed_over)
       train.add_container(container, images, label)
       progress.step()
-  passed_over.say(say)
+  image_folder.say_passed_over(passed_over)
   return train.finish(), validation
-
-
-@contextlib.contextmanager
-def _opened(path):
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    yield descriptor
-  finally:
-    os.close(descriptor)
-
-
-def _list_synset_tars(path):
-  """The `_SynsetTar`s of a tar or a folder, sorted by synset.
-
-  Empty if `path` is a folder that has no tars.
-  """
-  if os.path.isdir(path):
-    names = [name for name in os.listdir(path)
-             if name.endswith('.tar') and not name.startswith('.')]
-    synset_tars = [
-        _SynsetTar(os.path.splitext(name)[0], os.path.join(path, name), '', 0,
-                   os.path.getsize(os.path.join(path, name)))
-        for name in names]
-    if names and image_folder.has_folders(path):
-      raise InputError('{}: holds tars and folders; keep the ones or the others'
-                       .format(path))
-  else:
-    synset_tars = []
-    with _opened(path) as descriptor:
-      files = tar_headers.list_files(
-          descriptor, 0, os.fstat(descriptor).st_size, path, _NO_LIMIT)
-    if not files:
-      raise InputError('{}: holds no files; one tar per synset is expected, '
-                       'such as n01440764.tar'.format(path))
-    for name, offset, size in files:
-      name = name.decode('utf-8', 'surrogateescape')
-      synset, extension = os.path.splitext(posixpath.basename(name))
-      if extension != '.tar':
-        raise InputError(
-            '{}/{}: not a tar; the training archive holds one tar per synset, '
-            'such as n01440764.tar'.format(path, name))
-      synset_tars.append(_SynsetTar(synset, path, name, offset, size))
-  synset_tars.sort()
-  for one, other in zip(synset_tars, synset_tars[1:]):
-    if one.synset == other.synset:
-      raise InputError('{}/{}: the synset occurs twice; leave one of the two '
-                       'out'.format(path, other.name))
-  return synset_tars
-
-
-def _list_synset_tar(synset_tar):
-  """`(name, offset, size)` of each image; names and offsets of the container.
-  """
-  _, container, tar_name, offset, size = synset_tar
-  path = os.path.join(container, tar_name) if tar_name else container
-  with _opened(container) as descriptor:
-    files = tar_headers.list_files(
-        descriptor, offset, offset + size, path, MAX_IMAGE_BYTES)
-  if not files:
-    raise InputError('{}: holds no images; get the archive again, or leave '
-                     'that synset out'.format(path))
-  folder = os.path.join(tar_name.encode('utf-8', 'surrogateescape'), b'')
-  return [(folder + name, image_offset, image_size)
-          for name, image_offset, image_size in files]
 
 
 def _index_validation(path, labels_path, train_path, synsets, passed_over):
@@ -158,65 +98,261 @@ def _index_validation(path, labels_path, train_path, synsets, passed_over):
     images = []
     for synset in image_folder.class_names(path, passed_over):
       if synset not in label_of:
-        raise InputError('{}: not one of the {:,} synsets of {}; remove it'
-                         .format(os.path.join(path, synset), len(synsets),
-                                 train_path))
-      images.extend(image + (label_of[synset],) for image in
-                    image_folder.list_images(path, synset, passed_over))
+        raise InputError(f'{os.path.join(path, synset)}: not one of the '
+                         f'{len(synsets):,} synsets of {train_path}; remove it')
+      images += [(image, label_of[synset]) for image in
+                 image_folder.list_images(path, synset, passed_over)]
     # In the order of the flat archive, where folders do not count.
-    images.sort(key=lambda image: (os.path.basename(image[0]), image))
-    validation.add_container(path, [image[:3] for image in images],
-                             [image[3] for image in images])
+    images.sort(key=lambda pair: (os.path.basename(pair[0].name), pair))
+    validation.add_container(path, [image for image, _ in images],
+                             [label for _, label in images])
     return validation.finish()
 
-  validation_synsets = read_validation_synsets(labels_path)
+  labels = read_validation_synsets(labels_path)
   if os.path.isdir(path):
     images = image_folder.list_images(path, '', passed_over)
   else:
-    with _opened(path) as descriptor:
-      images = tar_headers.list_files(
-          descriptor, 0, os.fstat(descriptor).st_size, path, MAX_IMAGE_BYTES)
+    images = list_tar(path, 0, os.path.getsize(path), path)
     if not images:
-      raise InputError('{}: holds no images; get it again'.format(path))
-  if len(validation_synsets) != len(images):
+      raise InputError(f'{path}: holds no images; get it again')
+  if len(labels) != len(images):
     raise InputError(
-        '{}: has {:,} labels, but {} holds {:,} images; use the labels that '
-        'belong to the archive'.format(
-            labels_path, len(validation_synsets), path, len(images)))
-  for line_number, synset in enumerate(validation_synsets, 1):
+        f'{labels_path}: has {len(labels):,} labels, but {path} holds '
+        f'{len(images):,} images; use the labels that belong to the archive')
+  for line_number, synset in enumerate(labels, 1):
     if synset not in label_of:
       raise InputError(
-          '{} line {:,}: {!r} is not among the {:,} synsets of {}; use labels '
-          'and images that belong together'.format(
-              labels_path, line_number, synset, len(synsets), train_path))
-  validation.add_container(
-      path, images, [label_of[synset] for synset in validation_synsets])
+          f'{labels_path} line {line_number:,}: {synset!r} is not among the '
+          f'{len(synsets):,} synsets of {train_path}; use labels and images '
+          'that belong together')
+  validation.add_container(path, images, [label_of[label] for label in labels])
   return validation.finish()
 
 
 def read_validation_synsets(path):
-  """Reads the synset of each validation image, in order of the file names.
-
-  Args:
-    path: a text file of one synset per line, or the archive of the development
-      kit, ILSVRC2012_devkit_t12.tar.gz.
+  """Reads a text file of the synset of each validation image, one per line.
 
   Returns:
-    A list of str.
+    A list of str, in order of the images' file names.
 
   Raises:
-    InputError: there is no such file, or it is neither of the two.
+    InputError: there is no such file, or it is not text.
   """
   if not os.path.isfile(path):
-    raise InputError('{}: no such file; name the file with the synset of each '
-                     'validation image'.format(path))
-  if imagenet_devkit.is_devkit(path):
-    return imagenet_devkit.read_devkit(path).validation_synsets
+    raise InputError(f'{path}: no such file; name the file with the synset of '
+                     'each validation image')
   try:
     with open(path, encoding='utf-8') as labels:
-      # Blank lines may end the file; one amid the labels counts as a label, so
-      # that those behind it do not move.
+      # Blank lines may end the file. One amid the labels counts as a label, so
+      # those behind it do not move.
       return [line.strip() for line in labels.read().rstrip().split('\n')]
   except UnicodeDecodeError:
-    raise InputError('{}: not a text file; one synset per line is expected'
-                     .format(path))
+    raise InputError(f'{path}: not a text file; one synset per line is '
+                     'expected')
+
+
+def imagenet_class_names():
+  """ImageNet's 1000 synsets: a dict from synset to what it is called."""
+  folder = os.path.dirname(os.path.abspath(__file__))
+  with open(os.path.join(folder, 'imagenet_class_names.txt'),
+            encoding='utf-8') as lines:
+    return dict(line.rstrip('\n').split(' ', 1) for line in lines)
+
+
+def _list_synset_tars(path):
+  """The `_SynsetTar`s of a tar or a folder, sorted; none if it has no tars."""
+  synset_tars = []
+  if os.path.isdir(path):
+    for name in os.listdir(path):
+      if name.endswith('.tar') and not name.startswith('.'):
+        tar_path = os.path.join(path, name)
+        synset_tars.append(
+            _SynsetTar(name[:-4], tar_path, '', 0, os.path.getsize(tar_path)))
+    if synset_tars and image_folder.has_folders(path):
+      raise InputError(
+          f'{path}: holds tars and folders; keep the ones or the others')
+  else:
+    files = list_tar(path, 0, os.path.getsize(path), path, float('inf'))
+    if not files:
+      raise InputError(f'{path}: holds no files; one tar per synset is '
+                       'expected, such as n01440764.tar')
+    for member in files:
+      name = member.name.decode('utf-8', 'surrogateescape')
+      synset, extension = os.path.splitext(posixpath.basename(name))
+      if extension != '.tar':
+        raise InputError(
+            f'{path}/{name}: not a tar; the training archive holds one tar per '
+            'synset, such as n01440764.tar')
+      synset_tars.append(
+          _SynsetTar(synset, path, name, member.offset, member.size))
+  synset_tars.sort()
+  for one, other in zip(synset_tars, synset_tars[1:]):
+    if one.synset == other.synset:
+      raise InputError(f'{path}/{other.name}: the synset occurs twice; leave '
+                       'one of the two out')
+  return synset_tars
+
+
+def _list_synset_tar(tar):
+  """The `ImageFile`s of a `_SynsetTar`, named and placed in its container."""
+  path = os.path.join(tar.container, tar.name) if tar.name else tar.container
+  files = list_tar(tar.container, tar.offset, tar.offset + tar.size, path)
+  if not files:
+    raise InputError(f'{path}: holds no images; get the archive again, or '
+                     'leave that synset out')
+  folder = os.path.join(tar.name.encode('utf-8', 'surrogateescape'), b'')
+  return [image._replace(name=folder + image.name) for image in files]
+
+
+def list_tar(path, start, stop, tar_name, max_file_bytes=MAX_IMAGE_BYTES):
+  """Lists the regular files of an uncompressed tar; folders are passed over.
+
+  The tar is from byte `start` to `stop` of the file `path`; messages call it
+  `tar_name`. A file of more than `max_file_bytes` is an error.
+
+  Returns:
+    A list of `ImageFile`s, sorted by name. Names are free of './' and '//';
+    offsets are in the file on disk.
+
+  Raises:
+    InputError: not a tar, a damaged or incomplete one, or one with a member
+      that would be lost or would not be what it seems: a link, a name that
+      points outside, a second file of one name.
+  """
+  files = {}
+  with open_regular(path) as disk_file:
+    disk_file.seek(start)
+    for member in _members(disk_file, start, stop, tar_name):
+      if member.isdir():
+        continue
+      parts = member.name.split('/')
+      if member.name.startswith('/') or '..' in parts:
+        raise InputError(
+            f'{tar_name}/{member.name}: points out of the archive; get it '
+            'again from where you trust it')
+      name = '/'.join(part for part in parts if part not in ('', '.'))
+      if not member.isreg() or member.issparse():
+        raise InputError(f'{tar_name}/{name}: a link or another special file; '
+                         'pack the tar again from plain files')
+      if not name or '\0' in name:
+        raise InputError(
+            f'{tar_name}: has a file without a name; pack it again')
+      if member.size > max_file_bytes:
+        raise InputError(
+            f'{tar_name}/{name}: has {member.size:,} bytes, more than the '
+            f'{max_file_bytes:,} that make sense here; leave it out')
+      name = name.encode('utf-8', 'surrogateescape')
+      if name in files:
+        raise InputError(
+            f'{tar_name}/{os.fsdecode(name)}: occurs twice; pack the tar again '
+            'with one file of each name')
+      files[name] = ImageFile(name, member.offset_data, member.size, 0)
+  return sorted(files.values())
+
+
+def check_begins_well(path):
+  """Raises `InputError` unless `path` is a folder or a tar begins there."""
+  if not os.path.exists(path):
+    raise InputError(f'{path}: no such file or folder; name the archive to '
+                     'read, or the folder it was unpacked to')
+  if not os.path.isdir(path):
+    with open_regular(path) as disk_file:
+      next(_members(disk_file, 0, os.path.getsize(path), path), None)
+
+
+def _members(disk_file, start, stop, tar_name):
+  """Yields the `TarInfo`s of the tar between two bytes of an opened file.
+
+  tarfile takes a damaged header, and a tar that is cut off between two
+  members, for the end. So the end mark is checked afterwards.
+  """
+  end = start
+  try:
+    with tarfile.open(fileobj=disk_file, mode='r:', encoding='utf-8',
+                      errors='surrogateescape') as tar:
+      for member in tar:
+        end = tar.offset  # Behind its data.
+        size = 0 if member.isdir() else member.size
+        if size < 0 or member.offset_data + size > stop:
+          raise InputError(
+              f'{tar_name}/{member.name}: reaches beyond the end of the tar, '
+              'which is cut short or damaged; get it again')
+        yield member
+      end = tar.offset
+  # tarfile lets some of these through when a header is damaged.
+  except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+    if end > start:
+      raise InputError(f'{tar_name}: damaged at byte {end - start:,} '
+                       f'({error}); get it again')
+  disk_file.seek(end)
+  rest = disk_file.read(min(max(stop - end, 0), _MAX_PADDING_BYTES + 1))
+  first_blocks = rest[:2 * _BLOCK_BYTES]
+  if len(first_blocks) < _BLOCK_BYTES and end > start:
+    raise InputError(f'{tar_name}: is cut short: it ends at byte '
+                     f'{stop - start:,} without an end mark; get it again')
+  if not first_blocks or first_blocks.strip(b'\0'):
+    raise InputError(
+        f'{tar_name}: damaged at byte {end - start:,}; get it again'
+        if end > start else
+        f'{tar_name}: not an uncompressed tar, or a damaged one; get it again')
+  # A download into a file of the final size leaves zeros where data are
+  # missing, so a true end mark is near the end of the file.
+  to_record_end = _RECORD_BYTES - (end - start) % _RECORD_BYTES
+  if len(rest) > _MAX_PADDING_BYTES or rest[to_record_end:].strip(b'\0'):
+    raise InputError(
+        f'{tar_name}: is incomplete or damaged: an end mark is at byte '
+        f'{end - start:,} of {stop - start:,}; get it again')
+
+
+def check_md5(paths):
+  """Compares the archives of ILSVRC2012 with their published checksums.
+
+  Raises:
+    InputError: one differs, is a folder, or has no published checksum.
+    OSError: one cannot be read.
+  """
+  for path in paths:
+    if os.path.isdir(path):
+      raise InputError(f'--check_md5: {path} is a folder, and the checksums '
+                       'are of the archives; leave the flag out')
+    if os.path.basename(path) not in _MD5_BY_FILE_NAME:
+      known = ', '.join(sorted(_MD5_BY_FILE_NAME))
+      raise InputError(f'--check_md5: no checksum is known for {path}, only '
+                       f'for {known}; leave the flag out')
+  num_chunks = sum(-(-os.path.getsize(path) // _CHUNK_BYTES) for path in paths)
+  with Progress(num_chunks, 'MB checked') as progress:
+    for path in paths:
+      digest = hashlib.md5()
+      with open_regular(path) as archive:
+        for chunk in iter(lambda: archive.read(_CHUNK_BYTES), b''):
+          digest.update(chunk)
+          progress.step(1)
+      expected = _MD5_BY_FILE_NAME[os.path.basename(path)]
+      if digest.hexdigest() != expected:
+        raise InputError(f'{path}: its MD5 is {digest.hexdigest()}, and '
+                         f'{expected} as published; get it again')
+
+
+def check_counts(images):
+  """Raises `InputError` unless ILSVRC2012's synsets have all their images.
+
+  Other synsets may have any number. `images`: a dict from split to
+  `ImageIndex`.
+  """
+  classes = images['train'].classes
+  if classes != sorted(imagenet_class_names()):
+    return
+  for split, (total, fewest, most) in _COUNTS.items():
+    counts = images[split].class_counts()
+    wrong = np.flatnonzero((counts < fewest) | (counts > most))
+    if counts.sum() == total and not len(wrong):
+      continue
+    example = ''
+    if len(wrong):
+      right = f'{fewest:,} to {most:,}' if fewest < most else fewest
+      example = (f'; {classes[wrong[0]]} has {counts[wrong[0]]:,} where '
+                 f'{right} are right')
+    raise InputError(
+        f'the 1,000 synsets are those of ILSVRC2012, which has {total:,} '
+        f'{split} images, but here are {counts.sum():,}{example}; complete '
+        'them, or add --any_counts if it is meant so')

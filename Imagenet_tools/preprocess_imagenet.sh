@@ -13,24 +13,22 @@
 #                              validation or val
 #   synset_labels.txt          the synset of each validation image, in file
 #                              order; where it is absent,
-#                              ILSVRC2012_devkit_t12.tar.gz, which has the words
-#                              for each synset, too; where neither is,
 #                              imagenet_2012_validation_synset_labels.txt
 # and writes
 #   tf_records/train/          train-00000-of-01024 and so on
 #   tf_records/validation/     validation-00000-of-00128 and so on
 #   tf_records/dataset.json    last: where it is, the records are complete
 #   {train,validation}_non_onehot.npy     labels in reading order
-# It takes about as much space as the archives, and deletes nothing. Run again
-# after any stop, it goes on.
+# It takes about as much space as the archives, and deletes nothing. Run it
+# again after any stop, and it goes on.
 #
 # Environment: TRAIN_SHARDS (1024), VALIDATION_SHARDS (128), WORKERS (processes;
-# the cores), PYTHON (python3), which needs NumPy and Pillow.
+# the cores), PYTHON (python3), which needs NumPy, Pillow and google-crc32c.
 
 set -euo pipefail
 
 fail() {
-  echo "preprocess_imagenet.sh: error: $1" >&2
+  echo "preprocess_imagenet.sh: error: ${1//$'\n'/ }" >&2  # One line.
   exit 1
 }
 
@@ -60,26 +58,24 @@ train_archive="$(first_there \
   ILSVRC2012_img_train.tar ILSVRC2012_img_train train)"
 validation_archive="$(first_there \
   ILSVRC2012_img_val.tar ILSVRC2012_img_val validation val)"
-labels="$(first_there synset_labels.txt ILSVRC2012_devkit_t12.tar.gz \
+labels="$(first_there synset_labels.txt \
   imagenet_2012_validation_synset_labels.txt)"
-labels_flag=--validation_labels
-if [[ "$labels" == *.tar.gz ]]; then
-  labels_flag=--devkit
-fi
 
 python="${PYTHON:-python3}"
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 builder="$tools/build_imagenet_tfrecords.py"
-[[ -f "$builder" ]] || fail "$builder: no such file; copy Imagenet_tools/* there"
+[[ -f "$builder" ]] || fail \
+  "$builder: no such file; copy Imagenet_tools/* there"
 command -v "$python" >/dev/null || fail \
-  "$python: no such program; set PYTHON to a Python that has NumPy and Pillow"
-"$python" -c 'import numpy, PIL' 2>/dev/null || fail \
-  "$python has no NumPy or no Pillow; install requirements.txt or set PYTHON"
+  "$python: no such program; set PYTHON to one that has NumPy and Pillow"
+"$python" -c 'import numpy, PIL, google_crc32c' 2>/dev/null || fail \
+  "$python lacks NumPy, Pillow or google-crc32c; install requirements.txt or \
+set PYTHON"
 
 exec "$python" "$builder" \
   --train_archive "$train_archive" \
   --validation_archive "$validation_archive" \
-  "$labels_flag" "$labels" \
+  --validation_labels "$labels" \
   --output_dir "$IMAGENET_HOME/tf_records" \
   --labels_dir "$IMAGENET_HOME" \
   --train_shards "${TRAIN_SHARDS:-1024}" \

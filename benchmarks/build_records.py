@@ -43,10 +43,8 @@ TOOLS = os.path.join(ROOT, 'Imagenet_tools')
 sys.path.insert(0, TOOLS)
 
 from benchmark_arguments import check_smallest, make_parser
-import crc32c
 from record_shards import images_per_shard
-from shard_workers import num_cores
-from tools_command_line import InputError, Progress, run
+from tools_command_line import InputError, Progress, num_cores, run
 
 _BUILDER = os.path.join(TOOLS, 'build_imagenet_tfrecords.py')
 _TRAIN, _VALIDATION, _LABELS = 'train.tar', 'val.tar', 'labels.txt'
@@ -346,10 +344,9 @@ def heading_lines(num_images, num_rounds):
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   return [
       '{:,} images; {} rounds in turns; {} cores, {:.0f} GB; Python {}, NumPy '
-      '{}, Pillow {}, CRCs by {}'.format(
+      '{}, Pillow {}'.format(
           sum(num_images.values()), num_rounds, num_cores(), memory / 1e9,
-          platform.python_version(), np.__version__, PIL.__version__,
-          'google-crc32c' if crc32c.is_compiled() else 'NumPy'),
+          platform.python_version(), np.__version__, PIL.__version__),
       'all written to one disk and flushed (fsync) within the time; of cp: its '
       'rate by the rate of cp;',
       'x loop: rate of one worker by that of decoding every image; MB: peak of '

@@ -26,7 +26,7 @@ sys.path.insert(0, TOOLS)
 
 from benchmark_arguments import check_smallest, make_parser
 import make_demo_dataset
-from build_journal import JOURNAL_FILE_NAME
+from record_folder import JOURNAL_FILE_NAME
 from tools_command_line import InputError, run
 
 _NUM_IMAGES = {'train': 4500, 'validation': 1500}

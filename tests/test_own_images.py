@@ -1,5 +1,6 @@
 """A folder of one's own images: records, then steps 3 and 4 as for ImageNet."""
 
+import hashlib
 import io
 import json
 import os
@@ -14,8 +15,7 @@ import build_imagenet_tfrecords as builder
 import command_line
 import rule_weights
 import verify_records
-from record_format import parse_example
-from record_shards import read_shard
+from record_format import parse_example, read_records
 from small_network import IMAGE_SIZE
 from tiny_checkpoints import write_checkpoint
 
@@ -39,9 +39,9 @@ def folder(tmp_path_factory):
     (path / 'images' / name).mkdir(parents=True)
     for number, (extension, encoding, options) in enumerate(FORMATS):
       draw(class_index, number).save(
-          str(path / 'images' / name / 'image {}.{}'.format(
-              number, extension)), encoding, **options)
-  (path / 'images' / 'ant' / 'notes.txt').write_text(u'of ants')
+          str(path / 'images' / name / f'image {number}.{extension}'),
+          encoding, **options)
+  (path / 'images' / 'ant' / 'notes.txt').write_text('of ants')
   (path / 'images' / '.hidden').mkdir()
   return path
 
@@ -70,31 +70,29 @@ def test_dataset_json(records):
   assert verify_records.main([str(records), '--verify', 'full']) == 0
 
 
-def read_records(records):
+def all_records(records):
   """A dict from class and file name to the record's features."""
   found = {}
 
-  def add(record, _):
-    features = {
-        name: value if isinstance(value, int) else bytes(value)
-        for name, (value,) in parse_example(record).items()}
-    key = tuple(features[name].decode() for name in (
-        'image/class/text', 'image/filename'))
-    assert key not in found
-    found[key] = features
-
   for split in ('train', 'validation'):
     for path in sorted((records / split).iterdir()):
-      read_shard(str(path), add)
+      for record, _ in read_records(str(path), hashlib.sha256()):
+        features = {
+            name: value if isinstance(value, int) else bytes(value)
+            for name, (value,) in parse_example(record).items()}
+        key = tuple(features[name].decode() for name in (
+            'image/class/text', 'image/filename'))
+        assert key not in found
+        found[key] = features
   return found
 
 
 def test_records_hold_the_images(records):
-  found = read_records(records)
+  found = all_records(records)
   assert len(found) == 30
   for class_index, name in enumerate(CLASSES):
     for number, (extension, _, _) in enumerate(FORMATS):
-      features = found[name, 'image {}.{}'.format(number, extension)]
+      features = found[name, f'image {number}.{extension}']
       assert features['image/class/label'] == class_index + 1
       assert features['image/class/synset'].decode() == name
       assert (features['image/width'], features['image/height']) == (
@@ -104,52 +102,6 @@ def test_records_hold_the_images(records):
       difference = np.asarray(image, np.int32) - np.asarray(
           draw(class_index, number), np.int32)
       assert np.abs(difference).max() <= 3
-
-
-def test_complete_already(records, capsys):
-  assert build(records.parent) == 0
-  assert 'complete already' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('more', [['--validation_fraction', '0.2'],
-                                  ['--seed', '1']])
-def test_another_division_in_the_same_folder(records, capsys, more):
-  assert build(records.parent, *more) == 1
-  assert 'another build' in capsys.readouterr().err
-
-
-def test_folders_of_both_splits(folder, tmp_path):
-  for split, numbers in (('train', (0, 1, 4)), ('validation', (2, 3))):
-    for class_index, name in enumerate(CLASSES):
-      (tmp_path / split / name).mkdir(parents=True)
-      for number in numbers:
-        file_name = 'image {}.{}'.format(number, FORMATS[number][0])
-        os.symlink(str(folder / 'images' / name / file_name),
-                   str(tmp_path / split / name / file_name))
-  assert builder.main([
-      '--image_folder', str(tmp_path), '--output_dir', str(tmp_path / 'out'),
-      '--train_shards', '2', '--validation_shards', '1']) == 0
-  found = read_records(tmp_path / 'out')
-  assert len(found) == 30
-  labels = np.load(str(tmp_path / 'validation_non_onehot.npy'))
-  assert labels.tolist() == np.repeat(np.arange(1, 7), 2).tolist()
-
-
-def test_an_image_that_is_not_one(folder, tmp_path, capsys):
-  for name in ('a', 'b'):
-    (tmp_path / 'images' / name).mkdir(parents=True)
-    for number in range(3):
-      draw(2, number).save(str(
-          tmp_path / 'images' / name / '{}.png'.format(number)))
-  bad = tmp_path / 'images' / 'b' / '1.png'
-  bad.write_bytes(bad.read_bytes()[:60])
-  assert build(tmp_path) == 1
-  error = capsys.readouterr().err
-  assert str(bad) + ': not a whole image' in error
-  assert 'Traceback' not in error and error.count('\n') == 1
-  assert build(tmp_path, '--skip_bad_images') == 0
-  assert 'b/1.png: left out' in capsys.readouterr().err
-  assert len(read_records(tmp_path / 'tf_records')) == 5
 
 
 def test_steps_3_and_4(folder, records):
@@ -165,7 +117,7 @@ def test_steps_3_and_4(folder, records):
   command_line.run('--fine_tune', '--te', 1, '--classifier_id', 0,
                    '-md', folder / 'clf0', *common)
   for split, count in (('train', 18), ('validation', 12)):
-    name = '{}_non_onehot.npy'.format(split)
+    name = f'{split}_non_onehot.npy'
     dumped = np.load(str(folder / 'output_softmax' / name))
     assert dumped.shape == (count,)
     np.testing.assert_array_equal(np.load(str(folder / name)), dumped)

@@ -11,9 +11,9 @@ import time
 import pytest
 
 import build_imagenet_tfrecords as builder
-from build_journal import JOURNAL_FILE_NAME, BuildJournal
+from record_folder import JOURNAL_FILE_NAME
 from tiny_archives import (  # pylint: disable=unused-import
-    Dataset, dataset, encode)
+    Dataset, dataset)
 
 TOOLS = os.path.dirname(os.path.abspath(builder.__file__))
 
@@ -23,7 +23,7 @@ KILLED = '''
 import os, signal, sys
 sys.path.insert(0, {tools!r})
 import build_imagenet_tfrecords as builder
-import build_journal, record_folder, record_shards, shard_workers
+import record_folder, record_shards, tools_command_line
 
 main_process, calls = os.getpid(), []
 function = {owner}.{name}
@@ -63,29 +63,14 @@ def undisturbed(dataset):
   return contents
 
 
-@pytest.mark.parametrize('workers', ['2', '3', '7'])
-def test_the_number_of_workers_changes_nothing(dataset, workers):
-  expected = undisturbed(dataset)
-  dataset.build('--workers', workers)
-  assert built_files(dataset) == expected
-
-
-@pytest.mark.parametrize('before', [True, False])
-@pytest.mark.parametrize('owner, name, number', [
-    ('builder', 'index_images', 1),
-    ('builder', 'write_shards', 1),
-    ('record_shards', 'write_record', 1),
-    ('record_shards', 'write_record', 5),
-    ('record_shards', 'read_shard', 2),
-    ('builder', 'give_name', 2),
-    ('os', 'fsync', 2),
-    ('os', 'replace', 2),
-    ('build_journal.BuildJournal', 'begin', 1),
-    ('build_journal.BuildJournal', 'add', 3),
-    ('builder', 'finish', 1),
-    ('record_folder.RecordFolder', 'write_labels', 2),
-    ('record_folder.np', 'save', 1),
-    ('record_folder.json', 'dump', 1)])
+@pytest.mark.parametrize('owner, name, number, before', [
+    ('record_shards', 'write_record', 2, False),
+    ('builder', 'name_shard', 2, True),
+    ('builder', 'name_shard', 2, False),
+    ('record_folder.BuildJournal', 'begin', 1, False),
+    ('record_folder.BuildJournal', 'add', 3, True),
+    ('record_folder', 'write_file', 2, False),  # The second labels.
+    ('tools_command_line', 'give_name', 3, True)])  # To dataset.json.
 def test_killed_at_any_place(dataset, owner, name, number, before):
   expected = undisturbed(dataset)
   # The pipe is open until the last process has ended.
@@ -93,8 +78,7 @@ def test_killed_at_any_place(dataset, owner, name, number, before):
       tools=TOOLS, owner=owner, name=name, number=number, before=before,
       arguments=dataset.arguments('--workers', '2'))],
                         stdout=subprocess.PIPE).returncode == -signal.SIGKILL
-  if name != 'finish' or before:
-    assert not os.path.exists(os.path.join(dataset.output, 'dataset.json'))
+  assert not os.path.exists(os.path.join(dataset.output, 'dataset.json'))
   # Whatever has the name of a shard is whole.
   for name in os.listdir(os.path.join(dataset.output, 'train')):
     if not name.startswith('.'):
@@ -143,18 +127,6 @@ def test_only_what_is_missing_is_written(dataset):
   assert built_files(dataset) == expected
 
 
-def test_unfinished_files_of_shards_alone_are_removed(dataset):
-  dataset.build()
-  os.remove(dataset.shards('train')[2])
-  folder = os.path.join(dataset.output, 'train')
-  for name in ('.train-00002-of-00004.unfinished', '.mine'):
-    with open(os.path.join(folder, name), 'w') as left:
-      left.write('left')
-  dataset.build()
-  assert [name for name in os.listdir(folder) if name.startswith('.')] == [
-      '.mine']
-
-
 def test_complete_build_is_left_alone(dataset, capsys, monkeypatch):
   dataset.build()
   before = {path: os.stat(path).st_mtime_ns for path in dataset.files()}
@@ -194,13 +166,3 @@ def test_full_verification_mends_damaged_shards(dataset, capsys):
     if not name.endswith('dataset.json'):
       assert contents[name] == expected[name]
   assert b'"verified": "full"' in contents['tf_records/dataset.json']
-
-
-def test_second_run_on_the_same_folder(dataset, capsys, monkeypatch):
-  monkeypatch.setattr('build_journal._LOCK_SECONDS', 0.1)
-  os.mkdir(dataset.output)
-  with BuildJournal(dataset.output):
-    assert builder.main(dataset.arguments()) == 1
-  error = capsys.readouterr().err
-  assert 'another run is at work' in error and error.count('\n') == 1
-  dataset.build()

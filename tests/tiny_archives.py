@@ -36,7 +36,7 @@ def tar_bytes(files):
   return target.getvalue()
 
 
-class Dataset(object):
+class Dataset:
   """Small archives in a folder, and the builder's command line for them."""
 
   def __init__(self, folder, num_train=11, num_validation=5):
@@ -46,8 +46,8 @@ class Dataset(object):
     for i in range(num_train):
       synset = SYNSETS[i % 3]
       self.train[synset].append(
-          ('{}_{}.JPEG'.format(synset, i), encode(i, size=(9 + i % 4, 7))))
-    self.validation = [('val_{:04d}.JPEG'.format(i), encode(1000 + i))
+          (f'{synset}_{i}.JPEG', encode(i, size=(9 + i % 4, 7))))
+    self.validation = [(f'val_{i:04d}.JPEG', encode(1000 + i))
                        for i in range(num_validation)]
     self.labels = [SYNSETS[i * 2 % 3] for i in range(num_validation)]
 
