@@ -4,8 +4,8 @@
       -softmax_dir_to_validate_against <...>/output_softmax -output_dir OUT
 
 The options are the published ones, with one dash; two dashes work too. Without
--output_dir the accuracies of step 4 are printed and nothing else is done. The
-results are written to stdout and to OUT, all else to stderr.
+-output_dir, only the accuracies of step 4 are printed. Results go to stdout and
+to OUT, everything else to stderr.
 """
 
 import argparse
@@ -16,14 +16,20 @@ import sys
 import numpy as np
 
 from cascade import (
-    accuracy, analysis, answers, dumps, extraction, figures, macs, report)
-from user_error import UserError
+    UserError, analysis, dumps, figures, macs, predictions, report, thresholds,
+    top5)
 
-# More would cost minutes and gigabytes: all of them go into pareto's search.
+# More would take minutes and gigabytes: all of them go into pareto's search.
 MOST_EPSILONS = 1000
 
-# In the order and under the names in which the published script prints them.
-SPLIT_TITLES = (('train', 'Train'), ('validation', 'Test'))
+# As the published script names the splits, in its order.
+SPLIT_TITLES = {'train': 'Train', 'validation': 'Test'}
+
+
+def _one_line(text):
+  """`text` with line breaks, such as those of a file name, as escapes."""
+  return ''.join(character if character.isprintable() else
+                 repr(character)[1:-1] for character in str(text))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,14 +38,14 @@ class _Parser(argparse.ArgumentParser):
   def parse_known_args(self, args=None, namespace=None):
     for argument in args:
       name = argument.split('=')[0]
-      # To argparse, options of one dash may be cut short all the same.
+      # argparse would still accept abbreviations with one dash.
       if name.lstrip('-')[:1].isalpha() and name.startswith('-') and (
           name not in self._option_string_actions):
-        self.error('{}: no such option'.format(name))
-    return super(_Parser, self).parse_known_args(args, namespace)
+        self.error(f'{name}: no such option')
+    return super().parse_known_args(args, namespace)
 
   def error(self, message):
-    self.exit(2, '{}: {}; see --help\n'.format(self.prog, message))
+    self.exit(2, f'{self.prog}: {_one_line(message)}; see --help\n')
 
 
 def parse_arguments(argv):
@@ -66,10 +72,11 @@ def parse_arguments(argv):
       'the dumps are used')
   add('output_dir', metavar='OUT',
       help='turns on steps 5 to 7 and names the folder of their results')
-  add('metric', type=_choices(answers.METRICS), default=answers.METRICS,
+  add('metric', type=_choices(predictions.METRICS), default=predictions.METRICS,
       metavar='top1,top5', help='which accuracies, separated by commas (both)')
-  add('method', type=_choices(analysis.METHODS), default=analysis.METHODS,
-      metavar=','.join(analysis.METHODS),
+  methods = tuple(thresholds.METHODS)
+  add('method', type=_choices(methods), default=methods,
+      metavar=','.join(methods),
       help='how thresholds are found (all): cst, per classifier, as in the '
       'paper; global, one for all; ccst, per classifier and predicted class; '
       'budgeted, from given exit shares, as in MSDNet; pareto, the best for '
@@ -100,9 +107,9 @@ def parse_arguments(argv):
       help='read all softmaxes also where the top-5 files make it needless, '
       'and compare every row with them (a sample is compared otherwise)')
   add('cache', action='store_true',
-      help='keep what is read from softmaxes without top-5 files in {} beside '
-      'them, so that the next run need not read them'.format(
-          extraction.CACHE_FOLDER))
+      help='keep what is read from softmaxes without top-5 files in '
+      f'{top5.CACHE_FOLDER} beside them, so that the next run need not read '
+      'them')
   arguments = parser.parse_args(argv)
   if arguments.output_dir == '':
     parser.error('-output_dir: names no folder')
@@ -111,11 +118,11 @@ def parse_arguments(argv):
     parser.error('epsilons are percent, from 0 to 100')
   if arguments.epsilons is None:
     if not 1 <= arguments.num_epsilons <= MOST_EPSILONS:
-      parser.error('-num_epsilons: from 1 to {:,}'.format(MOST_EPSILONS))
+      parser.error(f'-num_epsilons: from 1 to {MOST_EPSILONS:,}')
     arguments.epsilons = np.linspace(*ends, num=arguments.num_epsilons).tolist()
   arguments.epsilons = sorted(set(arguments.epsilons))
   if len(arguments.epsilons) > MOST_EPSILONS:
-    parser.error('-epsilons: at most {:,}'.format(MOST_EPSILONS))
+    parser.error(f'-epsilons: at most {MOST_EPSILONS:,}')
   return arguments
 
 
@@ -124,8 +131,8 @@ def _choices(known):
     chosen = text.replace(',', ' ').split()
     unknown = sorted(set(chosen) - set(known))
     if unknown or not chosen:
-      raise argparse.ArgumentTypeError('{!r}: choose from {}'.format(
-          text, ', '.join(known)))
+      raise argparse.ArgumentTypeError(
+          f'{text!r}: choose from {", ".join(known)}')
     return tuple(name for name in known if name in chosen)
   return parse
 
@@ -135,23 +142,14 @@ def _percents(text):
     return [float(part) for part in text.split(',')]
   except ValueError:
     raise argparse.ArgumentTypeError(
-        '{!r}: numbers separated by commas, such as 0,1,1.8'.format(text))
+        f'{text!r}: numbers separated by commas, such as 0,1,1.8')
 
 
 def open_dumps(softmax_dir, dataset_path, splits):
-  """Opens and checks all files before the first is read through.
+  """Opens and checks all files before any is read through.
 
-  Args:
-    softmax_dir: the folder of the dumps.
-    dataset_path: the folder of the labels, or None.
-    splits: which splits are needed.
-
-  Returns:
-    A dict from split to a list of `(classifier, ClassifierDump, labels)`,
-    labels int [images].
-
-  Raises:
-    UserError: a folder or file is missing or wrong.
+  Returns a dict from split to a list of `(ClassifierDump, labels)`, labels int
+  [images]; and the number of classes, None if not known.
   """
   classifier_ids = dumps.find_classifiers(softmax_dir)
   opened = {split: [] for split in splits}
@@ -160,115 +158,85 @@ def open_dumps(softmax_dir, dataset_path, splits):
     for k in classifier_ids:
       dump = dumps.ClassifierDump(softmax_dir, k, split)
       dump.check_labels(labels)
-      opened[split].append((k, dump, labels.classes))
-  dumps.check_same_classes(
-      [dump for split in splits for _, dump, _ in opened[split]])
-  return opened
+      opened[split].append((dump, labels.classes))
+  return opened, dumps.num_classes_of(
+      [dump for split in splits for dump, _ in opened[split]])
 
 
-def read_answers(opened, need_confidences, use_cache, check_all_rows):
-  """Reads what the classifiers answer.
+def read_predictions(opened, need_confidences, use_cache, check_all_rows):
+  """Reads what the classifiers predict.
 
-  Args:
-    opened: as `open_dumps` returns it; emptied, so that no file stays mapped.
-    need_confidences: whether top-5 classes alone are not enough.
-    use_cache, check_all_rows: as in `extraction.read_top5`.
-
-  Returns:
-    Two dicts from split to a dict from classifier: its
-    `answers.ClassifierAnswers`, and its `accuracy.DumpAccuracy`; in the order
-    of printing.
+  Empties `opened`, so that no file stays mapped. Returns two dicts from split
+  to a dict from classifier: its `predictions.ClassifierPredictions`, and its
+  `predictions.DumpAccuracy`.
   """
   read = {split: {} for split in opened}
   measured = {split: {} for split in opened}
   for split, of_split in opened.items():
     while of_split:
-      k, dump, labels = of_split.pop(0)
+      dump, labels = of_split.pop(0)
       if need_confidences or check_all_rows or dump.top5_classes is None:
-        top5 = extraction.read_top5(dump, use_cache, check_all_rows)
+        best = top5.read_top5(dump, use_cache, check_all_rows)
       else:
-        top5 = extraction.Top5(dump.top5_classes, None)
-      read[split][k] = answers.classifier_answers(*top5, labels=labels)
-      measured[split][k] = accuracy.dump_accuracy(dump, read[split][k])
+        best = top5.Top5(dump.top5_classes, None)
+      predicted = predictions.classifier_predictions(best, labels)
+      read[split][dump.classifier_id] = predicted
+      measured[split][dump.classifier_id] = predictions.dump_accuracy(
+          dump, predicted)
   return read, measured
 
 
 def result_lines(measured, count_unfilled_rows):
-  """The lines of step 4, in the published form.
-
-  Args:
-    measured: as `read_answers` returns it.
-    count_unfilled_rows: whether rows never filled are counted.
-
-  Returns:
-    A list of str.
-  """
+  """The lines of step 4, in the published form."""
   lines = []
   for k in measured['validation']:
-    lines.append('Classifier {}:'.format(k))
-    for split, title in SPLIT_TITLES:
+    lines.append(f'Classifier {k}:')
+    for split, title in SPLIT_TITLES.items():
       if split in measured:
-        top1, top5 = _chosen(measured[split][k], count_unfilled_rows)
-        lines.append(' {} top-1:{:.4}'.format(title, top1))
-        lines.append(' {} top-5:{:.4}'.format(title, top5))
+        top1, top5_accuracy = measured[split][k].top1_and_top5(
+            count_unfilled_rows)
+        lines.append(f' {title} top-1:{top1:.4}')
+        lines.append(f' {title} top-5:{top5_accuracy:.4}')
   return lines
 
 
 def unfilled_rows_note(split, accuracies, count_unfilled_rows):
-  """One line on the rows of `split` that were never filled.
-
-  Args:
-    split: 'validation' or 'train'.
-    accuracies: a dict from classifier to `accuracy.DumpAccuracy`.
-    count_unfilled_rows: whether such rows are counted.
-
-  Returns:
-    str, or None where all rows of all classifiers were filled.
-  """
+  """One line on the rows that were never filled; None if there are none."""
   effects = []
   for k, measured in accuracies.items():
     if measured.num_unfilled:
-      top1, top5 = _chosen(measured, count_unfilled_rows)
-      other_top1, other_top5 = _chosen(measured, not count_unfilled_rows)
+      now = measured.top1_and_top5(count_unfilled_rows)
+      otherwise = measured.top1_and_top5(not count_unfilled_rows)
       effects.append(
-          'classifier {}: {:,} of {:,} rows, top-1 {:.4} instead of {:.4}, '
-          'top-5 {:.4} instead of {:.4}'.format(
-              k, measured.num_unfilled, measured.num_images,
-              top1, other_top1, top5, other_top5))
+          f'classifier {k}: {measured.num_unfilled:,} of '
+          f'{measured.num_images:,} rows, ' + ', '.join(
+              f'{title} {accuracy:.4} instead of {other:.4}'
+              for title, accuracy, other in zip(
+                  predictions.METRIC_TITLES.values(), now, otherwise)))
   if not effects:
     return None
   treatment = (
       'counted as answers of class 0, as published' if count_unfilled_rows
       else 'left out (-count_unfilled_rows counts them, as published)')
-  return '{}: rows that were never filled are {}: {}'.format(
-      split, treatment, '; '.join(effects))
-
-
-def _chosen(measured, count_unfilled_rows):
-  if count_unfilled_rows:
-    return measured.top1_with_unfilled, measured.top5_with_unfilled
-  return measured.top1, measured.top5
+  return (f'{split}: rows that were never filled are {treatment}: ' +
+          '; '.join(effects))
 
 
 def run(arguments):
-  """Does what the command line asks for; the lines for stdout.
-
-  Raises:
-    UserError: something is wrong with the input or the output folder.
-  """
-  splits = [split for split, _ in SPLIT_TITLES]
+  """Does what the command line asks for; returns the lines for stdout."""
+  splits = list(SPLIT_TITLES)
   if arguments.fit_on == 'validation' and not dumps.holds_split(
       arguments.softmax_dir, 'train'):
     splits.remove('train')
-  opened = open_dumps(arguments.softmax_dir, arguments.dataset_path, splits)
-  num_classes = opened['validation'][0][1].num_classes
+  opened, num_classes = open_dumps(
+      arguments.softmax_dir, arguments.dataset_path, splits)
   cost = None
   if arguments.output_dir:
-    cost = cost_of_output(
-        arguments, [k for k, _, _ in opened['validation']], num_classes)
+    classifier_ids = [dump.classifier_id for dump, _ in opened['validation']]
+    cost = check_output(arguments, classifier_ids, num_classes)
     figures.load_in_background()
-  read, measured = read_answers(opened, bool(cost), arguments.cache,
-                                arguments.check_all_rows)
+  read, measured = read_predictions(
+      opened, bool(cost), arguments.cache, arguments.check_all_rows)
   for split, accuracies in measured.items():
     note = unfilled_rows_note(
         split, accuracies, arguments.count_unfilled_rows)
@@ -280,28 +248,25 @@ def run(arguments):
   return lines
 
 
-def cost_of_output(arguments, classifier_ids, num_classes):
-  """Checks, before the dumps are read, what steps 5 to 7 need.
-
-  Returns:
-    `macs.NetworkCost`.
-  """
+def check_output(arguments, classifier_ids, num_classes):
+  """Checks what steps 5 to 7 need, before the work; `macs.NetworkCost`."""
   report.check_output_dir(arguments.output_dir)
   figures.check_is_there()
   if len(classifier_ids) < 2:
     raise UserError(
-        '-softmax_dir_to_validate_against {}: holds classifier {} alone; a '
-        'cascade takes two or more: dump the others (step 3)'.format(
-            arguments.softmax_dir, classifier_ids[0]))
+        f'-softmax_dir_to_validate_against {arguments.softmax_dir}: holds '
+        f'classifier {classifier_ids[0]} alone; a cascade takes two or more: '
+        'dump the others (step 3)')
+  thresholds.check_methods(arguments.method, len(classifier_ids))
   return macs.network_cost(
       arguments.macs, arguments.softmax_dir, classifier_ids, num_classes)
 
 
 def write_cascade(arguments, read, measured, cost, num_classes):
-  """Fits, judges and writes (steps 5 to 7); the lines for stdout."""
+  """Fits, judges and writes (steps 5 to 7); returns the lines for stdout."""
   of_split = {split: list(classifiers.values())
               for split, classifiers in read.items()}
-  if num_classes is None:  # Beyond the predicted ones nothing is looked up.
+  if num_classes is None:  # No class above the predicted ones is looked up.
     num_classes = 1 + max(int(one.predicted.max())
                           for ones in of_split.values() for one in ones)
 
@@ -329,16 +294,15 @@ def write_cascade(arguments, read, measured, cost, num_classes):
 
 def _print(lines):
   text = ''.join(line + '\n' for line in lines)
-  # A folder's name may hold what the terminal cannot show.
+  # A folder's name may contain what the terminal cannot show.
   encoding = sys.stdout.encoding or 'utf-8'
   try:
     sys.stdout.write(text.encode(encoding, 'backslashreplace').decode(encoding))
     sys.stdout.flush()
   except OSError as error:
-    # Or Python would try once more at the end, and say so in many lines.
+    # Otherwise Python tries again at exit, and prints many lines.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise UserError('standard output: cannot be written ({})'.format(
-        error.strerror))
+    raise UserError(f'standard output: cannot be written ({error.strerror})')
 
 
 def main(argv=None):
@@ -346,13 +310,13 @@ def main(argv=None):
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     _print(run(arguments))
   except UserError as error:
-    sys.exit('analyze_imagenet_labels.py: {}'.format(error))
+    sys.exit(f'analyze_imagenet_labels.py: {_one_line(error)}')
   except KeyboardInterrupt:
     print('analyze_imagenet_labels.py: interrupted', file=sys.stderr)
     sys.exit(130)
 
 
 if __name__ == '__main__':
-  # Batch schedulers stop programs by it; unfinished files go as with Ctrl-C.
+  # Batch schedulers send it; unfinished files are removed, as with Ctrl-C.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   main()

@@ -1,7 +1,8 @@
 """Which devices a run uses, and how TensorFlow is told of them."""
 
-import collections
+import math
 import multiprocessing
+import typing
 
 from tf_compat import mirrored_strategy, tf
 
@@ -9,111 +10,132 @@ from user_error import UserError
 
 _SECONDS_BETWEEN_CHECKPOINTS = 600
 
-# `replicas`: device names, one replica of the model on each.
-Devices = collections.namedtuple('Devices', 'num_gpus replicas data_format')
+
+class Devices(typing.NamedTuple):
+  """The devices of one process and how they are used."""
+  num_gpus: int
+  # Device names, one replica of the model on each.
+  replicas: typing.Sequence[str]
+  # 'channels_first' or 'channels_last'.
+  data_format: str
+  # 0 for as many as there are cores.
+  inter_op_threads: int
+  intra_op_threads: int
+  # Threads of the input pipeline alone; None to share TensorFlow's.
+  input_threads: typing.Optional[int]
+  # How replicas add up gradients; None for TensorFlow's choice.
+  all_reduce_alg: typing.Optional[str]
 
 
-def resolve_devices(flags_obj, num_available_gpus):
-  """The devices and the data format that the flags ask for.
+def resolve(num_available_gpus, batch_size, num_gpus=None, cpu_replicas=0,
+            data_format=None, uses_strategy=True, all_reduce_alg=None,
+            gpu_thread_mode=None, inter_op_threads=0, intra_op_threads=0,
+            input_threads=None):
+  """What the flags ask for, made definite.
+
+  Args:
+    num_available_gpus: that TensorFlow can use on this machine.
+    batch_size: images in a step, over all replicas.
+    num_gpus: None for one if there is one, -1 for all.
+    cpu_replicas: replicas on the CPU instead of GPUs.
+    data_format: None for what suits the devices.
+    uses_strategy: False with --turn_off_distribution_strategy.
+    gpu_thread_mode: --tf_gpu_thread_mode.
+    others: as in `Devices`.
+
+  Returns:
+    `Devices`.
 
   Raises:
-    UserError: they are not there, or the batch does not divide among them.
+    UserError: the devices are not there, or the batch does not divide.
   """
-  num_gpus = flags_obj.num_gpus
-  if num_gpus is None:
+  if cpu_replicas and num_gpus:
+    raise UserError(f'--cpu_replicas {cpu_replicas} and --num_gpus {num_gpus} '
+                    'exclude each other')
+  if cpu_replicas:
+    num_gpus = 0
+  elif num_gpus is None:
     num_gpus = min(num_available_gpus, 1)
   elif num_gpus == -1:
     num_gpus = num_available_gpus
-  if flags_obj.cpu_replicas and flags_obj.num_gpus:
-    raise UserError('--cpu_replicas {} and --num_gpus {} exclude each other'
-                    .format(flags_obj.cpu_replicas, flags_obj.num_gpus))
   if num_gpus > num_available_gpus:
     raise UserError(
-        '--num_gpus {}: GPUs of this machine that TensorFlow {} can use: {}; '
-        'pass --num_gpus {}'.format(
-            num_gpus, tf.VERSION, num_available_gpus or 'none',
-            num_available_gpus))
-  if flags_obj.cpu_replicas:
-    num_gpus = 0
-    replicas = ['/cpu:{}'.format(i) for i in range(flags_obj.cpu_replicas)]
-  else:
-    replicas = (['/gpu:{}'.format(i) for i in range(num_gpus)] or ['/cpu:0'])
-  if len(replicas) > 1 and flags_obj.turn_off_distribution_strategy:
-    raise UserError('--turn_off_distribution_strategy: {} replicas need the '
-                    'strategy; ask for one'.format(len(replicas)))
-  if flags_obj.batch_size % len(replicas):
+        f'--num_gpus {num_gpus}: GPUs of this machine that TensorFlow '
+        f'{tf.VERSION} can use: {num_available_gpus or "none"}; pass '
+        f'--num_gpus {num_available_gpus}')
+  replicas = ([f'/gpu:{i}' for i in range(num_gpus)] or
+              [f'/cpu:{i}' for i in range(cpu_replicas or 1)])
+  num_replicas = len(replicas)
+  if num_replicas > 1 and not uses_strategy:
+    raise UserError(f'--turn_off_distribution_strategy: {num_replicas} '
+                    'replicas need the strategy; ask for one')
+  if batch_size % num_replicas:
+    flag = 'cpu_replicas' if cpu_replicas else 'num_gpus'
     raise UserError(
-        '--batch_size {}: not divisible by {} replicas (--{}); try {}'.format(
-            flags_obj.batch_size, len(replicas),
-            'cpu_replicas' if flags_obj.cpu_replicas else 'num_gpus',
-            -(-flags_obj.batch_size // len(replicas)) * len(replicas)))
-  if flags_obj.all_reduce_alg and not num_gpus:
-    tf.logging.warning('--all_reduce_alg %s is for GPUs; going on without',
-                       flags_obj.all_reduce_alg)
-  data_format = flags_obj.data_format
+        f'--batch_size {batch_size}: not divisible by {num_replicas} replicas '
+        f'(--{flag}); try '
+        f'{math.ceil(batch_size / num_replicas) * num_replicas}')
+  if all_reduce_alg and not num_gpus:
+    tf.logging.warning('--all_reduce_alg %s is for GPUs; running without',
+                       all_reduce_alg)
   if data_format == 'channels_first' and not num_gpus:
     tf.logging.warning('--data_format channels_first does not exist on a CPU; '
-                       'going on with channels_last, which gives the same')
+                       'using channels_last, which gives the same')
     data_format = 'channels_last'
-  if data_format is None:
-    data_format = 'channels_first' if num_gpus else 'channels_last'
-  return Devices(num_gpus, replicas, data_format)
+  if gpu_thread_mode == 'gpu_private' and num_gpus:
+    # As the official code has it: one thread per GPU launches its kernels and
+    # two watch them. On 16 cores with 4 GPUs that leaves 12 threads for other
+    # operations and 4 for the input.
+    num_cores = multiprocessing.cpu_count()
+    inter_op_threads = inter_op_threads or max(num_cores - num_gpus, 1)
+    input_threads = input_threads or max(num_cores - 3 * num_gpus, 1)
+  return Devices(
+      num_gpus, replicas,
+      data_format or ('channels_first' if num_gpus else 'channels_last'),
+      inter_op_threads, intra_op_threads, input_threads, all_reduce_alg)
 
 
-def gpu_thread_settings(flags_obj, num_gpus):
-  """What --tf_gpu_thread_mode implies, as the official code has it.
-
-  Returns:
-    (environment variables to set, inter-op threads, private threads of the
-    input pipeline or None)
-  """
-  inter_op_threads = flags_obj.inter_op_parallelism_threads
-  private_threads = flags_obj.datasets_num_private_threads
+def gpu_environment(gpu_thread_mode, num_gpus):
+  """Environment variables to set before the first session, a dict."""
   # Faster 3x3 convolutions of half-precision and float maps on GPUs.
   environment = {'TF_ENABLE_WINOGRAD_NONFUSED': '1'}
-  if flags_obj.tf_gpu_thread_mode:
-    environment['TF_GPU_THREAD_MODE'] = flags_obj.tf_gpu_thread_mode
-  if flags_obj.tf_gpu_thread_mode == 'gpu_private' and num_gpus:
-    # One thread per GPU to launch its kernels and two to watch them; the
-    # cores that are left do the rest.
-    num_cores = multiprocessing.cpu_count()
+  if gpu_thread_mode:
+    environment['TF_GPU_THREAD_MODE'] = gpu_thread_mode
+  if gpu_thread_mode == 'gpu_private' and num_gpus:
     environment['TF_GPU_THREAD_COUNT'] = '1'
-    inter_op_threads = inter_op_threads or max(num_cores - num_gpus, 1)
-    private_threads = private_threads or max(num_cores - 3 * num_gpus, 1)
-  return environment, inter_op_threads, private_threads
+  return environment
 
 
-def run_config(flags_obj, devices, inter_op_threads, distributed,
-               training_cluster=None):
+def session_config(devices):
+  """The `tf.ConfigProto` of every session."""
+  return tf.ConfigProto(
+      inter_op_parallelism_threads=devices.inter_op_threads,
+      intra_op_parallelism_threads=devices.intra_op_threads,
+      allow_soft_placement=True,
+      device_count={'GPU': devices.num_gpus, 'CPU': len(devices.replicas)})
+
+
+def strategy(devices):
+  """The strategy over the replicas of this process; None for one replica."""
+  if len(devices.replicas) == 1:
+    return None
+  return mirrored_strategy(devices.replicas, devices.all_reduce_alg)
+
+
+def run_config(devices, random_seed, distribution,
+               steps_between_checkpoints=None):
   """The Estimator's RunConfig.
 
   Args:
-    flags_obj: the parsed flags.
-    devices: of `resolve_devices`.
-    inter_op_threads: of `gpu_thread_settings`.
-    distributed: whether several replicas share the work.
-    training_cluster: a `TrainingCluster` to train with; None for this machine
-      alone.
+    devices: `Devices`.
+    random_seed: of the graph; None for none.
+    distribution: a strategy, or None for one replica.
+    steps_between_checkpoints: None to save every ten minutes.
   """
-  strategy = None
-  if training_cluster is not None:
-    strategy = training_cluster.strategy
-  elif distributed and len(devices.replicas) > 1:
-    strategy = mirrored_strategy(devices.replicas, flags_obj.all_reduce_alg)
   return tf.estimator.RunConfig(
-      train_distribute=strategy, eval_distribute=strategy,
-      session_config=(
-          session_config(flags_obj, devices, inter_op_threads)
-          if training_cluster is None else training_cluster.session_config),
-      tf_random_seed=flags_obj.random_seed,
-      save_checkpoints_secs=_SECONDS_BETWEEN_CHECKPOINTS)
-
-
-def session_config(flags_obj, devices, inter_op_threads):
-  """The `tf.ConfigProto` of every session; arguments as for `run_config`."""
-  return tf.ConfigProto(
-      inter_op_parallelism_threads=inter_op_threads,
-      intra_op_parallelism_threads=flags_obj.intra_op_parallelism_threads,
-      allow_soft_placement=True,
-      device_count={'GPU': devices.num_gpus,
-                    'CPU': max(flags_obj.cpu_replicas, 1)})
+      train_distribute=distribution, eval_distribute=distribution,
+      session_config=session_config(devices), tf_random_seed=random_seed,
+      save_checkpoints_steps=steps_between_checkpoints,
+      save_checkpoints_secs=(
+          None if steps_between_checkpoints
+          else _SECONDS_BETWEEN_CHECKPOINTS))

@@ -1,23 +1,17 @@
 """TFRecord shards to batches of images and labels.
 
-An evaluation pass reads every record once, in an order that is always the
-same: that order is the row order of every dump. Training draws records
-at random, from shuffled shards.
+An evaluation pass reads every record once, in the reading order that
+`imagenet_shards.py` describes: the row order of every dump. Training draws
+records at random, from shuffled shards.
 """
 
 from tf_compat import private_threadpool, tf
 
 import imagenet_preprocessing
-from cluster import ONE_MACHINE, records_of_worker
-from imagenet_shards import IMAGENET_NUM_CLASSES, find_shards
+from imagenet_shards import IMAGENET_NUM_CLASSES, INTERLEAVED_SHARDS
+from imagenet_shards import find_shards
 
 NUM_CHANNELS = 3
-
-# Reading order: this many shards at once, one record from each in turn; a
-# shard that ends gives its place to the next (and the turn in which it is found
-# at its end gives no record). `Imagenet_tools/` writes the label files in the
-# same order (published: `validation_non_onehot.npy`).
-INTERLEAVED_SHARDS = 10
 
 SHUFFLE_BUFFER_RECORDS = 10000
 _READ_BUFFER_BYTES = 1 << 20  # Per shard.
@@ -30,7 +24,7 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
              datasets_num_private_threads=None, num_parallel_batches=1,
              parse_record_fn=None, image_size=None,
              num_classes=IMAGENET_NUM_CLASSES, num_padding_images=0,
-             cluster=ONE_MACHINE):
+             seed=None, input_context=None):
   """Batches of one split, as the official code's function of this name.
 
   Args:
@@ -48,21 +42,26 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
     num_classes: labels must be below it.
     num_padding_images: black images, labelled `PADDING_LABEL`, to add at the
       end.
-    cluster: a `cluster.Cluster`; in training, each worker has its own records.
+    seed: of the order of the training images and of their distortions; None
+      for other ones every time. The order repeats with the seed. Distortions
+      are drawn by several threads, and do not.
+    input_context: a `tf.distribute.InputContext`, or anything with its
+      `num_input_pipelines` and `input_pipeline_id`: in training, each worker
+      reads its own records. None to read all.
 
   Returns:
     A dataset of (images [batch, height, width, 3], labels int32 [batch]).
   """
   shards = find_shards(data_dir, 'train' if is_training else 'validation')
   if is_training:
-    dataset = training_dataset(shards, cluster)
+    dataset = training_dataset(shards, seed, input_context)
   else:
-    dataset = split_dataset(shards, is_training)
+    dataset = split_dataset(shards)
   return process_record_dataset(
       dataset, is_training, batch_size, SHUFFLE_BUFFER_RECORDS,
-      parse_record_fn or record_parser(image_size, num_classes), num_epochs,
-      dtype, datasets_num_private_threads, num_parallel_batches,
-      num_padding_images)
+      parse_record_fn or record_parser(image_size, num_classes, seed),
+      num_epochs, dtype, datasets_num_private_threads, num_parallel_batches,
+      num_padding_images, seed)
 
 
 def evaluation_dataset(shards, batch_size, dtype=tf.float32, image_size=None,
@@ -75,12 +74,13 @@ def evaluation_dataset(shards, batch_size, dtype=tf.float32, image_size=None,
   Args:
     shards: paths, a list or a tensor.
     num_skipped: records at the beginning of each shard that are not read, see
-      `reading_order.shards_from_row`; a tensor, or None.
-    num_records: after how many the pass ends, a tensor; -1 or None: none.
+      `imagenet_shards.shards_from_row`; a tensor, or None.
+    num_records: after how many records the pass ends, a tensor; -1 or None
+      for the end of the shards.
 
   Other arguments and result as for `input_fn`.
   """
-  dataset = split_dataset(shards, is_training=False, num_skipped=num_skipped)
+  dataset = split_dataset(shards, num_skipped)
   if num_records is not None:
     dataset = dataset.take(num_records)
   return process_record_dataset(
@@ -89,35 +89,46 @@ def evaluation_dataset(shards, batch_size, dtype=tf.float32, image_size=None,
       datasets_num_private_threads, num_parallel_batches)
 
 
-def training_dataset(shards, cluster):
-  """Serialized records of `shards` that a worker of `cluster` trains on."""
-  shards, shares_records = records_of_worker(shards, cluster)
-  dataset = split_dataset(shards, is_training=not shares_records)
-  if shares_records:  # Of an order that is the same on every machine.
-    dataset = dataset.shard(cluster.num_workers, cluster.index)
-  return dataset
+def training_dataset(shards, seed=None, input_context=None):
+  """Serialized records of `shards` in random order; arguments as `input_fn`.
+
+  Several workers each take every n-th shard. Where there are fewer shards than
+  workers, each takes every n-th record, of an order that is the same for all.
+  """
+  num_workers = input_context.num_input_pipelines if input_context else 1
+  worker = input_context.input_pipeline_id if input_context else 0
+  if len(shards) < num_workers:
+    return split_dataset(shards).shard(num_workers, worker)
+  shards = shards[worker::num_workers]
+  return _interleave(tf.data.Dataset.from_tensor_slices(
+      (shards, tf.zeros([len(shards)], tf.int64))).shuffle(
+          buffer_size=len(shards), seed=seed))
 
 
-def split_dataset(shards, is_training, num_skipped=None):
-  """Serialized records of `shards`: in reading order, or from random shards.
+def split_dataset(shards, num_skipped=None):
+  """Serialized records of `shards` in reading order.
 
-  `num_skipped`: as for `evaluation_dataset`.
+  Args:
+    shards, num_skipped: as for `evaluation_dataset`.
   """
   if num_skipped is None:
-    num_skipped = tf.zeros([len(shards)], tf.int64)
-  dataset = tf.data.Dataset.from_tensor_slices((shards, num_skipped))
-  if is_training:
-    dataset = dataset.shuffle(buffer_size=len(shards))
-  return dataset.interleave(
-      lambda shard, count: tf.data.TFRecordDataset(
-          shard, buffer_size=_READ_BUFFER_BYTES).skip(count),
+    num_skipped = tf.zeros(tf.shape(shards), tf.int64)
+  return _interleave(
+      tf.data.Dataset.from_tensor_slices((shards, num_skipped)))
+
+
+def _interleave(shards):
+  return shards.interleave(
+      lambda shard, num_skipped: tf.data.TFRecordDataset(
+          shard, buffer_size=_READ_BUFFER_BYTES).skip(num_skipped),
       cycle_length=INTERLEAVED_SHARDS, block_length=1)
 
 
 def process_record_dataset(dataset, is_training, batch_size, shuffle_buffer,
                            parse_record_fn, num_epochs=1, dtype=tf.float32,
                            datasets_num_private_threads=None,
-                           num_parallel_batches=1, num_padding_images=0):
+                           num_parallel_batches=1, num_padding_images=0,
+                           seed=None):
   """Shuffled (for training), repeated, parsed and batched records.
 
   Args:
@@ -132,6 +143,7 @@ def process_record_dataset(dataset, is_training, batch_size, shuffle_buffer,
     datasets_num_private_threads: as for `input_fn`.
     num_parallel_batches: as for `input_fn`.
     num_padding_images: as for `input_fn`.
+    seed: of the shuffling; None for another order every time.
 
   Returns:
     A dataset of (images, labels).
@@ -139,7 +151,7 @@ def process_record_dataset(dataset, is_training, batch_size, shuffle_buffer,
   dataset = dataset.prefetch(buffer_size=batch_size)
   if is_training:
     # Before `repeat`, so that every image comes once in each epoch.
-    dataset = dataset.shuffle(buffer_size=shuffle_buffer)
+    dataset = dataset.shuffle(buffer_size=shuffle_buffer, seed=seed)
   dataset = dataset.repeat(num_epochs)
   dataset = dataset.map(
       lambda record: parse_record_fn(record, is_training, dtype),
@@ -168,12 +180,14 @@ def parse_record(raw_record, is_training, dtype):
   return record_parser()(raw_record, is_training, dtype)
 
 
-def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES):
+def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES,
+                  seed=None):
   """The function that parses a record and preprocesses its image.
 
   Args:
     image_size: height and width of the images; None for 224.
     num_classes: a label that is not below it stops the run, and is named.
+    seed: of the distortions in training; None for the graph's.
 
   Returns:
     A function from (serialized record, is_training, dtype) to (image `dtype`
@@ -186,7 +200,8 @@ def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES):
     with tf.name_scope(PARSER_SCOPES[bool(is_training)]):
       encoded, boxes, label = parse_features(raw_record, num_classes)
       image = imagenet_preprocessing.preprocess_image(
-          encoded, boxes, image_size, image_size, NUM_CHANNELS, is_training)
+          encoded, boxes, image_size, image_size, NUM_CHANNELS, is_training,
+          seed)
       return tf.cast(image, dtype), label
 
   return parse
@@ -213,15 +228,15 @@ def parse_features(raw_record, num_classes=IMAGENET_NUM_CLASSES):
   return features['image/encoded'], _bounding_boxes(features), label
 
 
-# For `read_errors.py`: where the names of a parser's operations begin, in
+# For `imagenet_errors.py`: where the names of a parser's operations begin, in
 # evaluation and in training, and how the assertion's message begins.
 PARSER_SCOPES = ('parse_evaluation_record', 'parse_training_record')
 LABEL_OUT_OF_RANGE = 'label out of range'
 
 _BOX_SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
 
-# Every feature has a default: what is missing is found by its value, with the
-# name of the image, where a parse error would name neither.
+# Every feature has a default, so that what is missing is found by its value and
+# reported with the name of the image. A parse error would name neither.
 _RECORD_FEATURES = {
     'image/encoded': tf.FixedLenFeature([], tf.string, ''),
     'image/filename': tf.FixedLenFeature([], tf.string, ''),

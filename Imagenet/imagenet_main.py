@@ -16,33 +16,31 @@ and dumps all three.
 """
 
 import functools
+import math
 import os
 import sys
 
 from absl import app as absl_app
 from absl import flags
 
-from tf_compat import configure_logging, tf
+from tf_compat import configure_logging, num_local_gpus, tf
 
-import cascade_record
+import devices as devices_lib
+import distributed
 import dump_names
-import dump_run
-import gfile_system
+import dump_pass
 import imagenet_input
 import imagenet_preprocessing
-import input_profile
-import network_cost
+import resnet_cost
 import resnet_flags
 import resnet_model
 import resnet_run_loop
-import resnet_tables
-import softmax_dump
-from cluster import take_from_environment
+from imagenet_errors import explain_read_error
 from imagenet_input import NUM_CHANNELS, input_fn, parse_record
 from imagenet_shards import IMAGENET_NUM_CLASSES as NUM_CLASSES
 from imagenet_shards import IMAGENET_NUM_IMAGES as NUM_IMAGES
 from imagenet_shards import DatasetInfo, count_split, read_dataset_info
-from read_errors import explain_read_error
+from resnet_checkpoint import CheckpointPaths
 from user_error import UserError
 
 DEFAULT_IMAGE_SIZE = imagenet_preprocessing.DEFAULT_IMAGE_SIZE
@@ -58,6 +56,8 @@ _DECAY_RATES = [1, 0.1, 0.01, 0.001, 1e-4]
 _BATCH_DENOMINATOR = 256
 _MOMENTUM = 0.9
 _WEIGHT_DECAY = 1e-4
+_DTYPES = {'fp32': tf.float32, 'fp16': tf.float16}
+_DEFAULT_LOSS_SCALES = {'fp32': 1, 'fp16': 128}
 
 
 class ImagenetModel(resnet_model.Model):
@@ -79,20 +79,21 @@ class ImagenetModel(resnet_model.Model):
     Raises:
       ValueError: there is no such network.
     """
-    if resnet_size not in resnet_tables.BLOCK_SIZES:
-      raise ValueError('resnet_size must be one of {}, not {!r}'.format(
-          sorted(resnet_tables.BLOCK_SIZES), resnet_size))
-    super(ImagenetModel, self).__init__(
+    if resnet_size not in resnet_model.BLOCK_SIZES:
+      raise ValueError(f'resnet_size must be one of '
+                       f'{sorted(resnet_model.BLOCK_SIZES)}, not '
+                       f'{resnet_size!r}')
+    super().__init__(
         resnet_size=resnet_size,
-        bottleneck=resnet_size >= resnet_tables.SMALLEST_BOTTLENECK_SIZE,
+        bottleneck=resnet_size >= resnet_model.SMALLEST_BOTTLENECK_SIZE,
         num_classes=num_classes,
-        num_filters=resnet_tables.NUM_FILTERS,
-        kernel_size=resnet_tables.FIRST_KERNEL_SIZE,
-        conv_stride=resnet_tables.FIRST_CONV_STRIDE,
+        num_filters=resnet_model.NUM_FILTERS,
+        kernel_size=resnet_model.FIRST_KERNEL_SIZE,
+        conv_stride=resnet_model.FIRST_CONV_STRIDE,
         first_pool_size=3,
-        first_pool_stride=resnet_tables.FIRST_POOL_STRIDE,
-        block_sizes=resnet_tables.BLOCK_SIZES[resnet_size],
-        block_strides=resnet_tables.BLOCK_STRIDES,
+        first_pool_stride=resnet_model.FIRST_POOL_STRIDE,
+        block_sizes=resnet_model.BLOCK_SIZES[resnet_size],
+        block_strides=resnet_model.BLOCK_STRIDES,
         resnet_version=resnet_version,
         data_format=data_format,
         dtype=dtype,
@@ -158,14 +159,13 @@ def define_imagenet_flags():
   """Defines all flags of this command line."""
   resnet_flags.define_resnet_flags(
       resnet_size_choices=[
-          str(size) for size in sorted(resnet_tables.BLOCK_SIZES)])
+          str(size) for size in sorted(resnet_model.BLOCK_SIZES)])
   flags.adopt_module_key_flags(resnet_flags)
   flags.DEFINE_float(
       'base_lr', None, lower_bound=0,
-      help='Learning rate for a batch of {}; it scales with the batch. '
-      'Default: {} with --fine_tune, else {}.'.format(
-          _BATCH_DENOMINATOR, _FINE_TUNE_SCHEDULE['base_lr'],
-          _TRAIN_SCHEDULE['base_lr']))
+      help=f'Learning rate for a batch of {_BATCH_DENOMINATOR}; it scales '
+      f'with the batch. Default: {_FINE_TUNE_SCHEDULE["base_lr"]} with '
+      f'--fine_tune, else {_TRAIN_SCHEDULE["base_lr"]}.')
 
 
 def run_imagenet(flags_obj):
@@ -178,46 +178,47 @@ def run_imagenet(flags_obj):
     UserError: the flags, the data or the checkpoints do not fit; before any
       work where it can be known.
   """
-  cluster = take_from_environment(os.environ)
+  cluster = distributed.take_cluster(os.environ)
+  classifier_ids = _classifier_ids(flags_obj)
+  shard = dump_names.parse_shard(flags_obj.dump_shard)
   _check_flags(flags_obj)
-  image_size = flags_obj.image_size
-  classifier_ids = [resnet_model.FINAL_CLASSIFIER_ID]
-  if flags_obj.is_cascaded:
-    classifier_ids = resnet_flags.parsed_classifier_ids(flags_obj)
-  dataset, splits = DatasetInfo(NUM_CLASSES, NUM_IMAGES), []
-  if not flags_obj.use_synthetic_data:
-    dataset, splits = _examine_data(flags_obj)
-  shards = {split.name: list(split.paths) for split in splits}
-  if flags_obj.profile_input:
-    with explain_read_error(shards, image_size):
-      _profile_input(flags_obj, shards, dataset)
-    return {}
+  dataset, splits = _examine_data(flags_obj)
+  devices = _devices(flags_obj)
+  if cluster.num_workers > 1:
+    _check_cluster(flags_obj, cluster.num_workers * len(devices.replicas))
+  dtype = _DTYPES[flags_obj.dtype]
+  model = ImagenetModel(
+      int(flags_obj.resnet_size), devices.data_format, dataset.num_classes,
+      int(flags_obj.resnet_version), dtype, flags_obj.batch_norm_decay)
   dump_job = None
   if _is_dumping(flags_obj) and cluster.is_chief:
-    dump_job = _prepare_dumps(flags_obj, classifier_ids, dataset, splits)
-
-  if flags_obj.use_synthetic_data:
-    input_function = imagenet_input.get_synth_input_fn(
-        image_size, image_size, NUM_CHANNELS, NUM_CLASSES,
-        resnet_flags.parsed_dtype(flags_obj))
-  else:
-    input_function = functools.partial(
-        input_fn, image_size=image_size, num_classes=dataset.num_classes)
-  with explain_read_error(shards, image_size):
+    dump_job = dump_pass.DumpJob(
+        flags_obj.softmax_dir, classifier_ids, splits,
+        resnet_cost.describe(model, flags_obj.image_size), shard,
+        flags_obj.batch_size, flags_obj.image_size, devices.input_threads,
+        flags_obj.datasets_num_parallel_batches or 1)
+    dump_pass.prepare(dump_job)
+  shards = {split.name: split.paths for split in splits}
+  with explain_read_error(shards, flags_obj.image_size):
     return resnet_run_loop.resnet_main(
-        flags_obj, imagenet_model_fn, input_function, DATASET_NAME,
-        shape=[image_size, image_size, NUM_CHANNELS],
-        num_images=dataset.num_images,
-        model_params={
-            'num_classes': dataset.num_classes,
-            'num_train_images': dataset.num_images['train'],
-            'batch_norm_decay': flags_obj.batch_norm_decay,
-            'classifier_ids': classifier_ids,
-            'trunk_batch_norm': flags_obj.trunk_batch_norm,
-            'base_lr': flags_obj.base_lr,
-        },
-        dump_job=dump_job,
-        cluster=cluster)
+        _run_settings(flags_obj, classifier_ids, dataset, devices, cluster),
+        imagenet_model_fn,
+        _input_function(flags_obj, dataset, devices, dtype), DATASET_NAME,
+        _model_params(flags_obj, classifier_ids, dataset, devices, dtype),
+        model, dump_job)
+
+
+def _classifier_ids(flags_obj):
+  """The classifiers of a run, in the order of the network."""
+  known = [str(k) for k in resnet_model.CLASSIFIER_IDS]
+  named = flags_obj.classifier_id
+  if not named or not set(named) <= set(known) or len(set(named)) < len(named):
+    raise UserError(
+        f'--classifier_id {",".join(named)}: the classifiers are '
+        f'{", ".join(known)}; give one, or several such as 0,1')
+  if not flags_obj.is_cascaded:
+    return [resnet_model.FINAL_CLASSIFIER_ID]
+  return sorted(int(k) for k in named)
 
 
 def _check_flags(flags_obj):
@@ -227,37 +228,50 @@ def _check_flags(flags_obj):
                     'the heads of --model_dir')
   for name in ('head_model_dirs', 'dump_shard'):
     if flags_obj[name].value and not _is_dumping(flags_obj):
-      raise UserError('--{}: is for dumps, and with --nodump_softmaxes, '
-                      '--nois_cascaded or --use_synthetic_data there are none'
-                      .format(name))
+      raise UserError(
+          f'--{name}: is for dumps, and with --nodump_softmaxes, '
+          '--nois_cascaded or --use_synthetic_data there are none')
   if flags_obj.dump_shard and not flags_obj.eval_only:
     raise UserError('--dump_shard: is for --eval_only; the shards of one dump '
                     'have the same weights, so train first')
-  if flags_obj.image_size <= 0 or (
-      flags_obj.image_size % resnet_tables.IMAGE_SIZE_DIVISOR):
-    raise UserError('--image_size {}: must be a multiple of {}'.format(
-        flags_obj.image_size, resnet_tables.IMAGE_SIZE_DIVISOR))
-  if flags_obj.profile_input and flags_obj.use_synthetic_data:
-    raise UserError('--profile_input: excludes --use_synthetic_data, for which '
-                    'nothing is read')
+  divisor = resnet_model.IMAGE_SIZE_DIVISOR
+  if flags_obj.image_size <= 0 or flags_obj.image_size % divisor:
+    raise UserError(f'--image_size {flags_obj.image_size}: must be a multiple '
+                    f'of {divisor}')
   if flags_obj.eval_only and flags_obj.fine_tune:
     raise UserError('--eval_only and --fine_tune exclude each other')
-  if flags_obj.clean and (flags_obj.eval_only or not flags_obj.train_epochs):
+  if flags_obj.clean and not _is_training(flags_obj):
     raise UserError('--clean: excludes --eval_only and --train_epochs 0; there '
                     'would be nothing left to evaluate')
   if flags_obj.clean and '://' in flags_obj.model_dir:
-    raise UserError('--clean: --model_dir {} is not on this machine; remove it '
-                    'by hand, or name another'.format(flags_obj.model_dir))
+    raise UserError(f'--clean: --model_dir {flags_obj.model_dir} is not on '
+                    'this machine; remove it by hand, or name another')
 
 
-def _profile_input(flags_obj, shards, dataset):
-  input_profile.profile(
-      shards, flags_obj.batch_size, flags_obj.image_size, dataset.num_classes,
-      flags_obj.profile_images, resnet_flags.parsed_dtype(flags_obj),
-      flags_obj.datasets_num_private_threads,
-      flags_obj.datasets_num_parallel_batches or 1,
-      flags_obj.inter_op_parallelism_threads,
-      flags_obj.intra_op_parallelism_threads)
+def _check_cluster(flags_obj, num_replicas):
+  """Refuses what several machines cannot do; `num_replicas` of all of them."""
+  if not _is_training(flags_obj):
+    raise UserError('TF_CONFIG: several machines can train, but one evaluates '
+                    'and dumps; unset the variable')
+  for name in ('cpu_replicas', 'turn_off_distribution_strategy'):
+    if flags_obj[name].value:
+      raise UserError(f'--{name}: not with TF_CONFIG, where each machine '
+                      'trains on its GPUs, or on one CPU replica')
+  if flags_obj.clean:
+    # A machine that looks before the chief has removed them would take the old
+    # checkpoints for its own.
+    raise UserError('--clean: not with TF_CONFIG; remove the model folder '
+                    'first, or name another --model_dir')
+  if flags_obj.batch_size % num_replicas:
+    larger = math.ceil(flags_obj.batch_size / num_replicas) * num_replicas
+    raise UserError(
+        f'--batch_size {flags_obj.batch_size}: not divisible by the '
+        f'{num_replicas} replicas of all machines; try {larger}')
+
+
+def _is_training(flags_obj):
+  # No epochs to train: as the official code has it, evaluation alone.
+  return not flags_obj.eval_only and flags_obj.train_epochs > 0
 
 
 def _is_dumping(flags_obj):
@@ -269,68 +283,126 @@ def _examine_data(flags_obj):
   """Counts classes and images and finds the shards of each split needed.
 
   Returns:
-    `DatasetInfo` with the images that are there; list of `dump_run.Split`.
+    `DatasetInfo` with the images that are there; list of `dump_pass.Split`.
   """
+  if flags_obj.use_synthetic_data:
+    return DatasetInfo(NUM_CLASSES, NUM_IMAGES), []
   dataset = read_dataset_info(flags_obj.data_dir)
-  only_evaluates = flags_obj.eval_only and not _is_dumping(flags_obj)
-  splits = [
-      dump_run.Split(name, *count_split(flags_obj.data_dir, name, dataset))
-      for name in (['validation'] if only_evaluates else dump_names.SPLITS)]
+  names = dump_names.SPLITS
+  if flags_obj.eval_only and not _is_dumping(flags_obj):
+    names = ['validation']
+  splits = [dump_pass.Split(name, *count_split(
+      flags_obj.data_dir, name, dataset)) for name in names]
   num_images = dict(dataset.num_images)
   num_images.update((split.name, sum(split.counts)) for split in splits)
   return dataset._replace(num_images=num_images), splits
 
 
-def _prepare_dumps(flags_obj, classifier_ids, dataset, splits):
-  """Makes and checks the folder of the dumps; a `dump_run.DumpJob`."""
-  make_model = functools.partial(
-      ImagenetModel, int(flags_obj.resnet_size),
-      num_classes=dataset.num_classes,
-      resnet_version=int(flags_obj.resnet_version))
-  network = network_cost.describe(
-      make_model(data_format='channels_last'),
-      [flags_obj.image_size, flags_obj.image_size, NUM_CHANNELS])
-  folder = flags_obj.softmax_dir
-  file_system = gfile_system.of_folder(folder)
-  shard = dump_names.parse_shard(flags_obj.dump_shard)
-  softmax_dump.prepare_folder(
-      folder, dataset.num_images, dataset.num_classes, classifier_ids, shard,
-      flags_obj.batch_size, file_system)
-  cascade_record.check_folder(folder, network, file_system)
+def _devices(flags_obj):
+  num_available_gpus = num_local_gpus()
+  devices = devices_lib.resolve(
+      num_available_gpus, flags_obj.batch_size, flags_obj.num_gpus,
+      flags_obj.cpu_replicas, flags_obj.data_format,
+      not flags_obj.turn_off_distribution_strategy, flags_obj.all_reduce_alg,
+      flags_obj.tf_gpu_thread_mode, flags_obj.inter_op_parallelism_threads,
+      flags_obj.intra_op_parallelism_threads,
+      flags_obj.datasets_num_private_threads)
+  os.environ.update(devices_lib.gpu_environment(
+      flags_obj.tf_gpu_thread_mode, devices.num_gpus))
+  return devices
 
-  def make_dataset():
-    placeholders = {
-        'shards': tf.placeholder(tf.string, [None]),
-        'num_skipped': tf.placeholder(tf.int64, [None]),
-        'num_records': tf.placeholder(tf.int64, []),
-    }
-    return imagenet_input.evaluation_dataset(
-        batch_size=flags_obj.batch_size,
-        dtype=resnet_flags.parsed_dtype(flags_obj),
-        image_size=flags_obj.image_size, num_classes=dataset.num_classes,
-        datasets_num_private_threads=flags_obj.datasets_num_private_threads,
-        num_parallel_batches=flags_obj.datasets_num_parallel_batches or 1,
-        **placeholders), placeholders
 
-  return dump_run.DumpJob(
-      make_model, classifier_ids, make_dataset, splits, network, folder,
-      file_system, shard)
+def _run_settings(flags_obj, classifier_ids, dataset, devices, cluster):
+  train = export = None
+  mode = 'eval_only'
+  if _is_training(flags_obj):
+    mode = 'fine_tune' if flags_obj.fine_tune else 'train'
+    train = resnet_run_loop.TrainSettings(
+        flags_obj.train_epochs, flags_obj.epochs_between_evals,
+        flags_obj.max_train_steps, flags_obj.stop_threshold, flags_obj.hooks)
+  if flags_obj.export_dir:
+    export = resnet_run_loop.ExportSettings(
+        flags_obj.export_dir, flags_obj.image_bytes_as_serving_input)
+  return resnet_run_loop.RunSettings(
+      mode=mode,
+      classifier_ids=classifier_ids,
+      checkpoints=CheckpointPaths(
+          flags_obj.model_dir, flags_obj.pretrained_model_checkpoint_path,
+          flags_obj.head_model_dirs, flags_obj.clean,
+          averages_drift=flags_obj.trunk_batch_norm == 'update'),
+      devices=devices,
+      cluster=cluster,
+      batch_size=flags_obj.batch_size,
+      num_images=dataset.num_images,
+      image_shape=[flags_obj.image_size, flags_obj.image_size, NUM_CHANNELS],
+      is_synthetic=flags_obj.use_synthetic_data,
+      random_seed=flags_obj.random_seed,
+      log_dir=flags_obj.benchmark_log_dir,
+      flag_values=flag_values(flags_obj),
+      train=train,
+      export=export)
+
+
+def flag_values(flags_obj):
+  """A dict from name to value; not absl's own flags, nor TensorFlow's."""
+  return {
+      flag.name: flag.value
+      for module, module_flags in flags_obj.flags_by_module_dict().items()
+      if not module.startswith(('absl', 'tensorflow'))
+      for flag in module_flags}
+
+
+def _model_params(flags_obj, classifier_ids, dataset, devices, dtype):
+  """What `imagenet_model_fn` reads."""
+  loss_scale = flags_obj.loss_scale
+  if loss_scale is None:
+    loss_scale = _DEFAULT_LOSS_SCALES[flags_obj.dtype]
+  return {
+      'resnet_size': int(flags_obj.resnet_size),
+      'data_format': devices.data_format,
+      'batch_size': flags_obj.batch_size,
+      'resnet_version': int(flags_obj.resnet_version),
+      'loss_scale': loss_scale,
+      'dtype': dtype,
+      'fine_tune': flags_obj.fine_tune,
+      'num_classes': dataset.num_classes,
+      'num_train_images': dataset.num_images['train'],
+      'batch_norm_decay': flags_obj.batch_norm_decay,
+      'classifier_ids': classifier_ids,
+      'trunk_batch_norm': flags_obj.trunk_batch_norm,
+      'base_lr': flags_obj.base_lr,
+  }
+
+
+def _input_function(flags_obj, dataset, devices, dtype):
+  """`input_fn` with all that the run does not vary."""
+  image_size = flags_obj.image_size
+  if flags_obj.use_synthetic_data:
+    return functools.partial(imagenet_input.get_synth_input_fn(
+        image_size, image_size, NUM_CHANNELS, NUM_CLASSES, dtype),
+                             data_dir=None)
+  return functools.partial(
+      input_fn, data_dir=flags_obj.data_dir, dtype=dtype,
+      datasets_num_private_threads=devices.input_threads,
+      num_parallel_batches=flags_obj.datasets_num_parallel_batches or 1,
+      image_size=image_size, num_classes=dataset.num_classes)
 
 
 def main(argv):
   """Runs; what concerns the user ends in one line and exit status 1."""
   if len(argv) > 1:
-    sys.exit('imagenet_main.py: unexpected argument {!r}; flags begin with '
-             'a dash'.format(argv[1]))
+    sys.exit(f'imagenet_main.py: unexpected argument {argv[1]!r}; flags begin '
+             'with a dash')
   try:
     run_imagenet(flags.FLAGS)
   except UserError as error:
-    sys.exit('imagenet_main.py: {}'.format(error))
+    # One line, even if a flag's value has several.
+    sys.exit('imagenet_main.py: ' + ' '.join(str(error).split()))
   except KeyboardInterrupt:
     sys.stdout.flush()
-    sys.stderr.write('imagenet_main.py: interrupted; the same command goes on '
-                     'from the last checkpoint (without --clean), or where the '
-                     'dump was left\n')
+    sys.stderr.write('imagenet_main.py: interrupted; the same command resumes '
+                     'from the last checkpoint (without --clean) or the last '
+                     'rows dumped\n')
     os._exit(130)  # TensorFlow's threads may still be at work.
 
 
@@ -338,8 +410,7 @@ def _parse_flags(argv):
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    sys.exit('imagenet_main.py: {}; see --help'.format(
-        ' '.join(str(error).split())))
+    sys.exit(f'imagenet_main.py: {" ".join(str(error).split())}; see --help')
 
 
 def start():

@@ -22,7 +22,7 @@ def resize_min(image_size):
 
 
 def preprocess_image(image_buffer, bbox, output_height, output_width,
-                     num_channels, is_training=False):
+                     num_channels, is_training=False, seed=None):
   """Decodes, crops, resizes and centres one image.
 
   Args:
@@ -33,26 +33,24 @@ def preprocess_image(image_buffer, bbox, output_height, output_width,
     output_width: pixels.
     num_channels: 3.
     is_training: a random crop, perhaps mirrored, rather than the centre.
+    seed: of the random crop and mirroring; None for the graph's.
 
   Returns:
     float32 [output_height, output_width, num_channels], grey levels from 0 to
     255 less the channel means.
   """
-  image = decode_image(image_buffer, bbox, num_channels, is_training)
+  image = decode_image(image_buffer, bbox, num_channels, is_training, seed)
   image = resize_and_crop(image, output_height, output_width, is_training)
   return subtract_channel_means(image)
 
 
-def decode_image(image_buffer, bbox, num_channels, is_training):
+def decode_image(image_buffer, bbox, num_channels, is_training, seed=None):
   """The part of an image that `resize_and_crop` takes.
 
-  In evaluation that is the whole image, although the centre alone is kept. It
-  was tried otherwise, with decode_and_crop_jpeg of what the crop reads. Two
-  thirds of the time go into Huffman codes, which have to be read all the same:
-  0.03 to 0.1 of 1.1 ms was won (benchmarks/decode_rates.py). Resizing the part
-  exactly as the whole is resized takes operations that cost more than that;
-  and without the rows below the crop, a JPEG whose end is missing would pass
-  for a sound one.
+  In evaluation that is the whole image, although only the centre is kept.
+  Decoding just the crop was tried: two thirds of the time go into Huffman
+  codes, which have to be read anyway (benchmarks/decode_rates.py), and a JPEG
+  whose end is missing would go unnoticed.
 
   Args:
     as for `preprocess_image`.
@@ -61,7 +59,7 @@ def decode_image(image_buffer, bbox, num_channels, is_training):
     uint8 [height, width, num_channels].
   """
   if is_training:
-    return _decode_random_crop(image_buffer, bbox, num_channels)
+    return _decode_random_crop(image_buffer, bbox, num_channels, seed)
   return tf.image.decode_jpeg(image_buffer, channels=num_channels)
 
 
@@ -107,10 +105,10 @@ def subtract_channel_means(images):
   return centred
 
 
-def _decode_random_crop(image_buffer, bbox, num_channels):
-  """Decodes a random window of the image only, mirrored half of the time."""
+def _decode_random_crop(image_buffer, bbox, num_channels, seed):
+  """Decodes only a random window of the image, mirrored half of the time."""
   # This op, unlike others, does not look for the graph's seed itself.
-  graph_seed, op_seed = tf.get_seed(None)
+  graph_seed, op_seed = tf.get_seed(seed)
   window_start, window_size, _ = tf.image.sample_distorted_bounding_box(
       tf.image.extract_jpeg_shape(image_buffer),
       bounding_boxes=bbox,
@@ -126,7 +124,7 @@ def _decode_random_crop(image_buffer, bbox, num_channels):
   image = tf.image.decode_and_crop_jpeg(
       image_buffer, tf.stack([top, left, height, width]),
       channels=num_channels)
-  return tf.image.random_flip_left_right(image)
+  return tf.image.random_flip_left_right(image, seed=seed)
 
 
 def _size_for_crop(image, smaller_side):

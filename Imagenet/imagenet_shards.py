@@ -1,8 +1,18 @@
-"""What is in a data folder: shards, classes, counts. Read before any work.
+"""What is in a data folder: shards, counts, classes, and the reading order.
 
 A data folder is what `Imagenet_tools/` writes (and others write as well):
 `train/train-00000-of-01024`, ..., or the same files without the subfolder as
-the official code has it, and perhaps a `dataset.json`.
+the official code has it, and perhaps a `dataset.json`. It is read before any
+work.
+
+The reading order of an evaluation pass is the row order of every dump. Ten
+places take turns. A shard sits in each and gives one record per turn. The turn
+in which a shard is found to be at its end gives nothing; the next shard, in
+name order, sits down at that place's next turn. With two places and shards
+a (1 record), b (3), c (2):
+
+  turn of place  1   2   1   2   1   2   1   2   1   2   1
+  record         a0  b0  -   b1  c0  b2  c1  -   -   -   -
 """
 
 import collections
@@ -13,11 +23,13 @@ import os
 import re
 import struct
 import sys
+import typing
 
 from google.protobuf.message import DecodeError
 
 from tf_compat import tf
 
+from files import check_regular
 from progress import Progress
 from user_error import UserError
 
@@ -26,13 +38,21 @@ IMAGENET_NUM_IMAGES = {'train': 1281167, 'validation': 50000}
 
 DATASET_FILE_NAME = 'dataset.json'
 
+# Shards that are read in turns. `Imagenet_tools/` writes the label files in the
+# same order (published: `validation_non_onehot.npy`).
+INTERLEAVED_SHARDS = 10
+
 # TFRecord framing: length (8 bytes), its CRC (4), data, the data's CRC (4).
 FRAME_HEADER_BYTES = 12
 FRAME_BYTES = FRAME_HEADER_BYTES + 4
 
 _NUM_THREADS = 16
 
-DatasetInfo = collections.namedtuple('DatasetInfo', 'num_classes num_images')
+
+class DatasetInfo(typing.NamedTuple):
+  """Counts of a data set."""
+  num_classes: int                  # Background class included.
+  num_images: typing.Dict[str, int]  # From split to count.
 
 
 def read_dataset_info(data_dir):
@@ -47,18 +67,21 @@ def read_dataset_info(data_dir):
   path = os.path.join(data_dir, DATASET_FILE_NAME)
   if not os.path.exists(path):
     return DatasetInfo(IMAGENET_NUM_CLASSES, dict(IMAGENET_NUM_IMAGES))
+  check_regular(path)
   try:
     with open(path) as dataset_file:
       fields = json.load(dataset_file)
     num_classes = int(fields['num_classes'])
     if num_classes < 2:
-      raise ValueError('num_classes {}'.format(num_classes))
+      raise ValueError(f'num_classes {num_classes}')
     return DatasetInfo(
         num_classes, {split: int(fields['num_images'][split])
                       for split in IMAGENET_NUM_IMAGES})
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError('{}: not a description of a data set ({}: {}); build the '
-                    'records again'.format(path, type(error).__name__, error))
+  except (OSError, ValueError, KeyError, TypeError, OverflowError,
+          RecursionError) as error:
+    raise UserError(f'{path}: not a description of a data set '
+                    f'({type(error).__name__}: {error}); build the records '
+                    'again')
 
 
 def find_shards(data_dir, split):
@@ -69,7 +92,7 @@ def find_shards(data_dir, split):
       mixed.
   """
   if not os.path.isdir(data_dir):
-    raise UserError('--data_dir {}: no such folder'.format(data_dir))
+    raise UserError(f'--data_dir {data_dir}: no such folder')
   for folder in (os.path.join(data_dir, split), data_dir):
     paths = [path for path in glob.glob(os.path.join(
         glob.escape(folder), split + '-*-of-*')) if _shard_number(path)]
@@ -77,24 +100,27 @@ def find_shards(data_dir, split):
       break
   else:
     raise UserError(
-        '--data_dir {0}: no {1} shards ({1}/{1}-00000-of-N); step 2 of the '
-        'README makes them'.format(data_dir, split))
+        f'--data_dir {data_dir}: no {split} shards ({split}/{split}-00000-of-N)'
+        '; step 2 of the README makes them')
   totals = sorted({_shard_number(path)[1] for path in paths})
   if len(totals) > 1:
-    raise UserError('{}: shards of {} different sets ({}-*-of-{}); keep one'
-                    .format(folder, len(totals), split, ' and -of-'.join(
-                        '{:05d}'.format(total) for total in totals)))
-  expected = [os.path.join(folder, '{}-{:05d}-of-{:05d}'.format(
-      split, number, totals[0])) for number in range(totals[0])]
+    names = ' and '.join(f'-of-{total:05d}' for total in totals)
+    raise UserError(f'{folder}: shards of {len(totals)} different sets '
+                    f'({split}-*{names}); keep one')
+  expected = [
+      os.path.join(folder, f'{split}-{number:05d}-of-{totals[0]:05d}')
+      for number in range(totals[0])]
   missing = sorted(set(expected) - set(paths))
   if missing:
-    raise UserError('{}: missing{}; build or copy it again'.format(
-        missing[0], ' ({} shards are)'.format(len(missing))
-        if len(missing) > 1 else ''))
+    others = f' ({len(missing)} shards are)' if len(missing) > 1 else ''
+    raise UserError(f'{missing[0]}: missing{others}; build or copy it again')
   surplus = sorted(set(paths) - set(expected))
   if surplus:
-    raise UserError('{}: its number is not below its total; remove it'.format(
-        surplus[0]))
+    raise UserError(f'{surplus[0]}: its number is not below its total; remove '
+                    'it')
+  for path in expected:
+    if not os.path.isfile(path):  # To read a FIFO would wait forever.
+      raise UserError(f'{path}: not a regular file; build or copy it again')
   return expected
 
 
@@ -132,21 +158,19 @@ def count_records(paths):
   """
   def count(path):
     try:
-      num_records, offset, end, has_empty = 0, 0, 0, False
-      for offset, length in record_frames(path):
-        num_records, end = num_records + 1, offset + FRAME_BYTES + length
-        # No image has no bytes: the file may be filled up with zeros.
-        has_empty = has_empty or length == 0
-      is_whole = end == os.path.getsize(path)
+      frames = list(record_frames(path))
+      offset, length = frames[-1] if frames else (-FRAME_BYTES, 0)
+      is_whole = offset + FRAME_BYTES + length == os.path.getsize(path)
     except OSError as error:
-      raise UserError('{}: cannot be read ({})'.format(path, error.strerror))
-    if not is_whole or has_empty:
+      raise UserError(f'{path}: cannot be read ({error.strerror})')
+    # No image has no bytes: the file may be filled up with zeros.
+    if not is_whole or any(length == 0 for _, length in frames):
       error = corrupt_record_error(path)
       if error:
         raise error
     if not is_whole:  # TensorFlow takes a part of a header for the end.
-      raise _corrupt_record_error(path, num_records - 1, offset)
-    return num_records
+      raise _corrupt_record_error(path, len(frames) - 1, offset)
+    return len(frames)
 
   return list(map_shards(count, paths, 'counting records'))
 
@@ -190,9 +214,8 @@ def corrupt_record_error(path, last_offset=None):
 
 def _corrupt_record_error(path, number, offset):
   return UserError(
-      '{}: truncated or corrupt at record {:,} (byte {:,} of {:,}); build or '
-      'copy this shard again'.format(
-          path, number, offset, os.path.getsize(path)))
+      f'{path}: truncated or corrupt at record {number:,} (byte {offset:,} of '
+      f'{os.path.getsize(path):,}); build or copy this shard again')
 
 
 def record_features(record):
@@ -213,8 +236,8 @@ def _check_first_record(paths):
   features = record_features(record)
   for name in ('image/encoded', 'image/class/label'):
     if features is None or name not in features:
-      raise UserError('{}: record 0 has no {}; step 2 of the README makes '
-                      'the records that are read here'.format(path, name))
+      raise UserError(f'{path}: record 0 has no {name}; step 2 of the README '
+                      'makes the records that are read here')
 
 
 def count_split(data_dir, split, dataset_info):
@@ -229,20 +252,69 @@ def count_split(data_dir, split, dataset_info):
   """
   paths = find_shards(data_dir, split)
   counts = count_records(paths)
-  num_records = sum(counts)
+  folder, num_records = os.path.dirname(paths[0]), sum(counts)
   expected = dataset_info.num_images[split]
-  if num_records == 0:
-    raise UserError('{}: the {} shards hold no record'.format(
-        os.path.dirname(paths[0]), split))
+  if not num_records:
+    raise UserError(f'{folder}: the {split} shards hold no record')
   _check_first_record(paths)
   if num_records != expected:
     if os.path.exists(os.path.join(data_dir, DATASET_FILE_NAME)):
       raise UserError(
-          '{}: the shards hold {:,} records where {} says {:,}; build or copy '
-          'the records again'.format(os.path.dirname(paths[0]), num_records,
-                                     DATASET_FILE_NAME, expected))
+          f'{folder}: the shards hold {num_records:,} records where '
+          f'{DATASET_FILE_NAME} says {expected:,}; build or copy the records '
+          'again')
     # Not an error: the published record script drops 80 validation and 143
     # training images, and such records are still about.
-    sys.stderr.write('{}: {:,} records where ImageNet has {:,} images\n'.format(
-        os.path.dirname(paths[0]), num_records, expected))
+    sys.stderr.write(f'{folder}: {num_records:,} records where ImageNet has '
+                     f'{expected:,} images\n')
   return paths, counts
+
+
+def shards_from_row(paths, counts, row, cycle_length=INTERLEAVED_SHARDS):
+  """What to interleave so that the rows from `row` on come, and no others.
+
+  For example, with the shards a, b, c of the file's docstring and two places,
+  row 4 is b2. Place 2 is next, and c, in place 1, has given c0:
+  [(b, 2 records to skip), (c, 1)].
+
+  Args:
+    paths: the shards, in name order.
+    counts: records in each of them.
+    row: of the whole pass, the first to come; 0 to the sum of `counts`.
+    cycle_length: places.
+
+  Returns:
+    A list of (path, records to skip), for `interleave(lambda path, skip:
+    TFRecordDataset(path).skip(skip), cycle_length, block_length=1)`. All
+    records of a shard are skipped where its end has yet to be found.
+
+  Raises:
+    ValueError: there are fewer rows.
+  """
+  if not 0 <= row <= sum(counts):
+    raise ValueError(f'row {row:,} of {sum(counts):,}')
+  places = [None] * cycle_length  # Index of the shard that sits there.
+  num_read = [0] * len(counts)
+  waiting = collections.deque(range(len(counts)))
+  turn, rows_left = 0, row
+  while rows_left:
+    if places[turn] is None and waiting:
+      places[turn] = waiting.popleft()
+    shard = places[turn]
+    if shard is not None:
+      if num_read[shard] < counts[shard]:
+        num_read[shard] += 1
+        rows_left -= 1
+      else:
+        places[turn] = None
+    turn = (turn + 1) % cycle_length
+  # The place whose turn it is comes first. The next shard comes to a free
+  # place in this round, before any shard that ends in it is replaced.
+  remaining = []
+  for shard in places[turn:] + places[:turn]:
+    if shard is None and waiting:
+      shard = waiting.popleft()
+    if shard is not None:
+      remaining.append(shard)
+  remaining.extend(waiting)
+  return [(paths[shard], num_read[shard]) for shard in remaining]

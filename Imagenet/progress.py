@@ -1,4 +1,4 @@
-"""How far long work has come, on stderr."""
+"""Progress of long work, on stderr."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ import time
 _TERMINAL_SECONDS, _LOG_SECONDS = 5, 60
 
 
-class Progress(object):
+class Progress:
   """Prints a line now and then: done, total, rate, time left.
 
   Work that ends before the first line is due prints nothing.
@@ -31,7 +31,7 @@ class Progress(object):
     self._start = self._last_line = time.monotonic()
 
   def update(self, done, describe=None):
-    """Tells that `done` units are done, those of before included.
+    """Reports that `done` units are done, including those done before.
 
     Args:
       done: int.
@@ -48,7 +48,7 @@ class Progress(object):
     return is_due
 
   def finish(self):
-    """Tells that all is done."""
+    """Reports that all is done."""
     if self._last_line != self._start:
       self._print(self._total)
 
@@ -56,12 +56,11 @@ class Progress(object):
     self._last_line = time.monotonic()
     seconds = self._last_line - self._start
     rate = (done - self._done_before) / seconds
-    line = '{}: {:,} of {:,} {}, {} {}/s'.format(
-        self._title, done, self._total, self._unit,
-        '{:,.0f}'.format(rate) if rate >= 100 else '{:.3g}'.format(rate),
-        self._unit)
+    shown_rate = f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
+    line = (f'{self._title}: {done:,} of {self._total:,} {self._unit}, '
+            f'{shown_rate} {self._unit}/s')
     if rate and done < self._total:
-      line += ', {} left'.format(_duration((self._total - done) / rate))
+      line += f', {_duration((self._total - done) / rate)} left'
     if description:
       line += '; ' + description
     sys.stderr.write(line + '\n')
@@ -73,6 +72,5 @@ def _duration(seconds):
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:
-    return '{} h {:02d} min'.format(hours, minutes)
-  return '{} min {:02d} s'.format(minutes, seconds) if minutes else (
-      '{} s'.format(seconds))
+    return f'{hours} h {minutes:02d} min'
+  return f'{minutes} min {seconds:02d} s' if minutes else f'{seconds} s'

@@ -1,17 +1,39 @@
-"""Checkpoints: finding them, checking them against a graph, restoring.
+"""Checkpoints: which one each variable comes from, checked and restored.
 
-A network restores from checkpoints in one of three ways. To evaluate, every
-variable of the graph comes from one checkpoint. To train, the variables named
-to `initialize_from` come from the pretrained one and the rest are new. To dump,
-trunk and heads may come from one each (`exit_weights.py`). In any case names
-and shapes are compared first, so that what does not fit stops the run with its
-name, before any work. Paths are any that TensorFlow's file systems take.
+The variables of a network fall into groups: the trunk, and the head of each
+classifier. Where a group comes from is decided here and nowhere else, before
+any work, and logged group by group.
+
+To train (`to_train`):
+  1. The newest checkpoint in --model_dir, if there is one and --clean is not
+     given: training resumes from it, with all groups.
+  2. --pretrained_model_checkpoint_path (-pmcp): the trunk comes from it, and
+     the heads to be trained start anew.
+  3. Neither: everything starts anew; --fine_tune refuses that, but for
+     synthetic images.
+
+To evaluate and dump (`to_evaluate`):
+  1. One classifier with all its variables in --model_dir: from there.
+  2. The trunk: from -pmcp, else from --model_dir.
+  3. Each head: from the one of --head_model_dirs (default: --model_dir) that
+     has it, else from the trunk's checkpoint.
+
+For example `--eval_only --classifier_id 0,2 -md heads -pmcp official`, with a
+clf0 that was fine-tuned in `heads`: the trunk and clf2's head come from
+`official` (2, 3), clf0's head from `heads` (3).
+
+All exits of a cascade share one trunk. Wherever -pmcp, or the trunk chosen by
+rule 2, is not the trunk that a head was trained on, the run is refused.
 """
 
 import collections
 import contextlib
+import hashlib
 import os
 import re
+import typing
+
+import numpy as np
 
 from tf_compat import tf
 
@@ -20,100 +42,340 @@ from user_error import UserError
 
 # The end of the names of MomentumOptimizer's own variables.
 _OPTIMIZER_SLOT = '/Momentum'
+_AVERAGES = ('/moving_mean', '/moving_variance')
 
 _MOST_NAMES_IN_A_MESSAGE = 3
 
 
-def checkpoint_to_evaluate(flags_obj, graph_shapes):
-  """--model_dir's checkpoint, else the pretrained one; checked to fit.
+class CheckpointPaths(typing.NamedTuple):
+  """Where checkpoints may come from, as the flags say."""
+  # The run's own folder; it need not exist.
+  model_dir: str
+  # -pmcp: a folder or a checkpoint prefix; None if it was not given.
+  pretrained: typing.Optional[str] = None
+  # --head_model_dirs; empty for --model_dir.
+  head_model_dirs: typing.Sequence[str] = ()
+  # --clean: a checkpoint in model_dir does not count.
+  clean: bool = False
+  # --trunk_batch_norm=update: training moved the trunk's moving averages away
+  # from the pretrained ones, so these may differ.
+  averages_drift: bool = False
+
+
+class ExitSource(typing.NamedTuple):
+  """Where the weights of one classifier come from."""
+  trunk_checkpoint: str  # A prefix.
+  trunk_sha256: str      # Of the trunk's weights as far as this exit.
+  head_checkpoint: str
+  head_sha256: str
+
+
+class ExitWeights(typing.NamedTuple):
+  """Where all weights of an evaluation pass come from."""
+  # From variable name to checkpoint prefix.
+  checkpoint_of: typing.Dict[str, str]
+  # From classifier to its `ExitSource`, in the order of the network.
+  sources: typing.Dict[int, ExitSource]
+
+
+def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
+  """Decides what training starts from; rules above.
 
   Args:
-    flags_obj: the parsed flags.
-    graph_shapes: a function from a `tf.estimator.ModeKeys` to the names and
-      shapes of the variables that this mode's graph has.
+    paths: `CheckpointPaths`.
+    shapes: a dict from the names of the training graph's variables to their
+      shapes.
+    classifier_ids: the classifiers that are trained.
+    fine_tune: whether their heads alone are trained.
+    may_start_anew: whether rule 3 applies.
+
+  Returns:
+    The pretrained checkpoint that the trunk is initialized from, or None.
 
   Raises:
-    UserError: there is none, or it does not fit.
+    UserError: there is nothing to fine-tune; a checkpoint does not fit; it is
+      of another trunk than -pmcp; or resuming would drop a head.
   """
-  checkpoint = earlier_checkpoint(flags_obj)
-  remedy = 'is --model_dir of this classifier and this network?'
-  if checkpoint is None:
-    if not flags_obj.pretrained_model_checkpoint_path:
-      raise UserError(
-          '--eval_only: --model_dir {} holds no checkpoint and '
-          '--pretrained_model_checkpoint_path (-pmcp) is not given'.format(
-              flags_obj.model_dir))
-    checkpoint = find_checkpoint(
-        flags_obj.pretrained_model_checkpoint_path, '-pmcp')
-    remedy = ('-pmcp must be of this network; a head comes from --model_dir, '
-              'after --fine_tune')
-  check_variables(
-      checkpoint, graph_shapes(tf.estimator.ModeKeys.PREDICT), remedy)
-  tf.logging.info('evaluating %s', checkpoint)
-  return checkpoint
-
-
-def checkpoint_to_start_from(flags_obj, classifier_ids, graph_shapes):
-  """The pretrained checkpoint for the trunk, or None; checked to fit.
-
-  None where --model_dir holds a checkpoint, from which training goes on. Logs
-  what is trained and where every variable comes from.
-
-  Args:
-    flags_obj: the parsed flags.
-    classifier_ids: the classifiers, which do not come from there.
-    graph_shapes: as for `checkpoint_to_evaluate`.
-
-  Raises:
-    UserError: there is nothing to fine-tune, or a checkpoint does not fit.
-  """
-  resumed, pretrained = earlier_checkpoint(flags_obj), None
-  if resumed is None:
-    if flags_obj.pretrained_model_checkpoint_path:
-      pretrained = find_checkpoint(
-          flags_obj.pretrained_model_checkpoint_path, '-pmcp')
-    elif flags_obj.fine_tune and not flags_obj.use_synthetic_data:
-      raise UserError('--fine_tune: needs a pretrained network, '
-                      '--pretrained_model_checkpoint_path (-pmcp)')
-  shapes = graph_shapes(tf.estimator.ModeKeys.TRAIN)
-  _log_names('training', [
+  trunk = [name for name in shapes if is_pretrained(name, classifier_ids)]
+  pretrained = _find_pretrained(paths)
+  resumed = _find_earlier(paths)
+  _log_group('training', [
       name for name in shapes if name + _OPTIMIZER_SLOT in shapes])
-  if resumed is not None:
+  if resumed:
     check_variables(resumed, shapes, 'it is of another run: name another '
                     '--model_dir, or pass --clean')
-    if _named_checkpoint(flags_obj.model_dir) != resumed:
-      # The Estimator goes by the `checkpoint` file, which may have been
-      # written before the folder was copied, or be missing.
-      tf.train.update_checkpoint_state(
-          flags_obj.model_dir, os.path.basename(resumed))
-    _log_names('going on from {} with'.format(resumed), list(shapes))
-  elif pretrained is not None:
-    restored = collections.OrderedDict(
-        (name, shape) for name, shape in shapes.items()
-        if is_pretrained(name, classifier_ids))
-    check_variables(pretrained, restored, '-pmcp must be of this network')
-    _log_names('from {}'.format(pretrained), list(restored))
-    _log_names('new', [name for name in shapes if name not in restored])
-  return pretrained
+    if fine_tune:
+      _check_keeps_heads(resumed, shapes, classifier_ids)
+      if pretrained:
+        _check_resumed_trunk(paths, trunk, resumed, pretrained)
+    if _named_checkpoint(paths.model_dir) != resumed:
+      # The Estimator goes by the `checkpoint` file. It may be missing, or name
+      # the folder that this one was copied from.
+      tf.train.update_checkpoint_state(paths.model_dir, resumed)
+    _log_group('resuming from {}'.format(resumed), list(shapes))
+    return None
+  if pretrained:
+    check_variables(pretrained, {name: shapes[name] for name in trunk},
+                    '-pmcp must be of this network')
+    _log_group('trunk from {}'.format(pretrained), trunk)
+    _log_group('new', [name for name in shapes if name not in trunk])
+    return pretrained
+  if not may_start_anew:
+    raise UserError('--fine_tune: needs a pretrained network, '
+                    '--pretrained_model_checkpoint_path (-pmcp)')
+  _log_group('new', list(shapes))
+  return None
 
 
-def earlier_checkpoint(flags_obj):
-  """The newest checkpoint that --clean leaves in --model_dir, or None."""
-  return None if flags_obj.clean else newest_checkpoint(flags_obj.model_dir)
+def to_evaluate(paths, exit_shapes):
+  """Decides where the weights of an evaluation come from; rules above.
+
+  Args:
+    paths: `CheckpointPaths`.
+    exit_shapes: an ordered dict from classifier to the shapes by name of the
+      variables that it needs.
+
+  Returns:
+    `ExitWeights`.
+
+  Raises:
+    UserError: something is missing or has another shape, or a head was trained
+      on another trunk than it would get.
+  """
+  pretrained = _find_pretrained(paths)
+  in_model_dir = _find_earlier(paths)
+  if paths.head_model_dirs:
+    head_candidates = [find_checkpoint(folder, '--head_model_dirs')
+                       for folder in paths.head_model_dirs]
+  else:
+    head_candidates = [in_model_dir] if in_model_dir else []
+    if in_model_dir and len(exit_shapes) == 1:
+      (k, shapes), = exit_shapes.items()
+      if not pretrained or set(shapes) <= _names_in(in_model_dir):
+        check_variables(in_model_dir, shapes,
+                        'is --model_dir of this classifier and this network?')
+        if pretrained:
+          trunk, _ = _split(shapes, k)
+          _check_resumed_trunk(paths, trunk, in_model_dir, pretrained)
+        return of_one_checkpoint(in_model_dir, exit_shapes)
+  trunk_checkpoint = pretrained or in_model_dir
+  if not trunk_checkpoint:
+    raise UserError(
+        f'--eval_only: --model_dir {paths.model_dir} holds no checkpoint and '
+        '--pretrained_model_checkpoint_path (-pmcp) is not given')
+
+  checkpoint_of = collections.OrderedDict()
+  for k, shapes in exit_shapes.items():
+    trunk, head = _split(shapes, k)
+    head_checkpoint = _find_head(k, head, head_candidates, trunk_checkpoint)
+    for names, checkpoint in ((trunk, trunk_checkpoint),
+                              (head, head_checkpoint)):
+      check_variables(checkpoint, {name: shapes[name] for name in names},
+                      'all checkpoints must be of this network')
+      checkpoint_of.update((name, checkpoint) for name in names)
+    if head_checkpoint != trunk_checkpoint:
+      _check_head_has_trunk(k, trunk, head_checkpoint, trunk_checkpoint)
+  return _with_sources(checkpoint_of, exit_shapes)
 
 
-def _log_names(title, names):
+def of_one_checkpoint(checkpoint, exit_shapes):
+  """`ExitWeights` of a checkpoint that has all of them."""
+  return _with_sources(collections.OrderedDict(
+      (name, checkpoint) for shapes in exit_shapes.values()
+      for name in shapes), exit_shapes)
+
+
+# ---- The rules' parts -------------------------------------------------------
+
+def _find_pretrained(paths):
+  return paths.pretrained and find_checkpoint(paths.pretrained, '-pmcp')
+
+
+def _find_earlier(paths):
+  return None if paths.clean else newest_checkpoint(paths.model_dir)
+
+
+def _find_head(classifier_id, names, candidates, trunk_checkpoint):
+  """The one checkpoint of `candidates` with this head, else the trunk's."""
+  found = [checkpoint for checkpoint in candidates
+           if set(names) & _names_in(checkpoint)]
+  if len(found) > 1:
+    raise UserError(
+        f'--head_model_dirs: clf{classifier_id} is in {found[0]} and in '
+        f'{found[1]}; name one of them')
+  if found:
+    return found[0]
+  if set(names) & _names_in(trunk_checkpoint):
+    return trunk_checkpoint
+  if classifier_id == resnet_model.FINAL_CLASSIFIER_ID:
+    remedy = ('it is part of the pretrained network, '
+              '--pretrained_model_checkpoint_path (-pmcp)')
+  else:
+    remedy = ('train it with --fine_tune and name its folder in --model_dir or '
+              '--head_model_dirs')
+  raise UserError('clf{}: its head is not in {}; {}'.format(
+      classifier_id, ' nor in '.join(candidates + [trunk_checkpoint]), remedy))
+
+
+def _split(names, classifier_id):
+  """The trunk's names and the head's."""
+  prefix = resnet_model.head_prefix(classifier_id)
+  return ([name for name in names if not name.startswith(prefix)],
+          [name for name in names if name.startswith(prefix)])
+
+
+def _with_sources(checkpoint_of, exit_shapes):
+  """Adds the digests of each exit, and logs where each group comes from."""
+  readers = {checkpoint: tf.train.load_checkpoint(checkpoint)
+             for checkpoint in set(checkpoint_of.values())}
+
+  def sha256(names):
+    digest = hashlib.sha256()
+    for name in sorted(names):
+      value = readers[checkpoint_of[name]].get_tensor(name)
+      digest.update(f'{name} {value.dtype} {list(value.shape)}\n'.encode())
+      digest.update(np.ascontiguousarray(value))
+    return digest.hexdigest()
+
+  sources = collections.OrderedDict()
+  for k, shapes in exit_shapes.items():
+    trunk, head = _split(shapes, k)
+    sources[k] = ExitSource(checkpoint_of[trunk[0]], sha256(trunk),
+                            checkpoint_of[head[0]], sha256(head))
+    _log_group(f'clf{k}: trunk from {sources[k].trunk_checkpoint}', trunk)
+    _log_group(f'clf{k}: head from {sources[k].head_checkpoint}', head)
+  return ExitWeights(checkpoint_of, sources)
+
+
+def _log_group(title, names):
   tf.logging.info('%s: %d variables, %s to %s', title, len(names), names[0],
                   names[-1])
 
 
 def is_pretrained(variable_name, classifier_ids):
-  """Whether a variable comes from the pretrained checkpoint: the trunk's do."""
+  """Whether training takes a variable from the pretrained checkpoint.
+
+  That is the trunk, without the heads that are trained.
+  """
   heads = tuple(resnet_model.head_prefix(k) for k in classifier_ids)
   return (variable_name.startswith(resnet_model.MODEL_SCOPE + '/') and
           not variable_name.startswith(heads) and
           not variable_name.endswith(_OPTIMIZER_SLOT))
 
+
+# ---- Checks -----------------------------------------------------------------
+
+def _differing(names, checkpoint, other):
+  """Those of `names` whose values differ, or that `checkpoint` lacks."""
+  first = tf.train.load_checkpoint(checkpoint)
+  second = tf.train.load_checkpoint(other)
+  return [name for name in names if not (
+      first.has_tensor(name) and second.has_tensor(name) and
+      np.array_equal(first.get_tensor(name), second.get_tensor(name)))]
+
+
+def _check_resumed_trunk(paths, trunk, resumed, pretrained):
+  """Refuses a --model_dir that was trained on another trunk than -pmcp."""
+  with _explain_unreadable(pretrained, '-pmcp must be of this network'):
+    differing = _differing(trunk, resumed, pretrained)
+  if paths.averages_drift:
+    differing = [name for name in differing if not name.endswith(_AVERAGES)]
+  if differing:
+    raise UserError(
+        f'--model_dir: the trunk of {resumed} is not that of -pmcp '
+        f'{pretrained} ({len(differing)} of {len(trunk)} variables differ, '
+        f'such as {differing[0]}); name another --model_dir, leave out -pmcp '
+        'to use the trunk of --model_dir, or pass --trunk_batch_norm=update '
+        'if it was trained so')
+
+
+def _check_head_has_trunk(classifier_id, trunk, head_checkpoint,
+                          trunk_checkpoint):
+  """Refuses a head that was trained on another trunk than it would get."""
+  differing = _differing(trunk, head_checkpoint, trunk_checkpoint)
+  if differing:
+    raise UserError(
+        f'clf{classifier_id}: the trunk that it was trained on, in '
+        f'{head_checkpoint}, is not that of {trunk_checkpoint} '
+        f'({len(differing)} of {len(trunk)} variables differ, such as '
+        f'{differing[0]}), perhaps for --trunk_batch_norm=update; dump it '
+        f'alone, with its own trunk: --classifier_id {classifier_id} and its '
+        'folder as --model_dir, without -pmcp')
+
+
+def _check_keeps_heads(resumed, shapes, classifier_ids):
+  """Refuses to resume without a head that the checkpoint has.
+
+  The next checkpoint would lack it, and the old ones are deleted in time.
+  """
+  saved = _names_in(resumed)
+  dropped = [k for k in resnet_model.CLASSIFIER_IDS
+             if k not in classifier_ids and
+             any(name.startswith(resnet_model.head_prefix(k))
+                 for name in saved - set(shapes))]
+  if dropped:
+    raise UserError(
+        '--model_dir: {} holds {} too, which training {} alone would drop; '
+        'pass --classifier_id {}, or name another --model_dir'.format(
+            resumed, ' and '.join(f'clf{k}' for k in dropped),
+            ' and '.join(f'clf{k}' for k in classifier_ids),
+            ','.join(str(k) for k in sorted(dropped + list(classifier_ids)))))
+
+
+def check_variables(checkpoint, shapes, remedy):
+  """Checks that a checkpoint has what a graph wants.
+
+  Args:
+    checkpoint: a prefix.
+    shapes: a dict from variable name to shape (a list).
+    remedy: what to do, for the message.
+
+  Raises:
+    UserError: the checkpoint cannot be read, or lacks a variable, or has one
+      of another shape; names them.
+  """
+  with _explain_unreadable(checkpoint, remedy):
+    reader = tf.train.load_checkpoint(checkpoint)
+    saved = reader.get_variable_to_shape_map()
+  missing = sorted(set(shapes) - set(saved))
+  if missing:
+    raise UserError(f'{checkpoint}: lacks {_shortened(missing)}; {remedy}')
+  misshapen = [f'{name} is {list(saved[name])}, needed {list(shapes[name])}'
+               for name in sorted(shapes)
+               if list(shapes[name]) != list(saved[name])]
+  if misshapen:
+    raise UserError(f'{checkpoint}: another shape than this network\'s: '
+                    f'{_shortened(misshapen)}; {remedy}')
+  # So far only the index was read. The data may be missing or truncated.
+  with _explain_unreadable(checkpoint, remedy):
+    for name in shapes:
+      reader.get_tensor(name)
+
+
+def _names_in(checkpoint):
+  with _explain_unreadable(checkpoint, 'copy it again or name another folder'):
+    return set(tf.train.load_checkpoint(
+        checkpoint).get_variable_to_shape_map())
+
+
+@contextlib.contextmanager
+def _explain_unreadable(checkpoint, remedy):
+  try:
+    yield
+  except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+    # The last two are TensorFlow 2.15's, from C++.
+    reason = str(error).split('\n')[0]
+    raise UserError(f'{checkpoint}: cannot be read as a checkpoint '
+                    f'({reason}); {remedy}')
+
+
+def _shortened(names):
+  shown = ', '.join(names[:_MOST_NAMES_IN_A_MESSAGE])
+  num_more = len(names) - _MOST_NAMES_IN_A_MESSAGE
+  return shown + (f' and {num_more} more' if num_more > 0 else '')
+
+
+# ---- Finding and restoring --------------------------------------------------
 
 def find_checkpoint(path, flag_name):
   """The checkpoint prefix that a folder or a prefix stands for.
@@ -132,15 +394,14 @@ def find_checkpoint(path, flag_name):
         return path
     is_folder = tf.gfile.IsDirectory(path)
   except tf.errors.OpError as error:  # No such scheme, no permission.
-    raise UserError('{} {}: cannot be read ({}); name another folder or '
-                    'checkpoint'.format(flag_name, path, error.message))
+    raise UserError(f'{flag_name} {path}: cannot be read ({error.message}); '
+                    'name another folder or checkpoint')
   if not is_folder:
-    raise UserError('{} {}: no such folder or checkpoint'.format(
-        flag_name, path))
+    raise UserError(f'{flag_name} {path}: no such folder or checkpoint')
   checkpoint = newest_checkpoint(path)
   if checkpoint is None:
-    raise UserError('{} {}: no checkpoint in this folder (model.ckpt-*.index)'
-                    .format(flag_name, path))
+    raise UserError(f'{flag_name} {path}: no checkpoint in this folder '
+                    '(model.ckpt-*.index)')
   return checkpoint
 
 
@@ -156,10 +417,10 @@ def newest_checkpoint(folder):
     here = os.path.join(folder, os.path.basename(named))
     if tf.gfile.Exists(here + '.index'):
       return here
+  names = tf.gfile.ListDirectory(folder) if tf.gfile.IsDirectory(
+      folder) else []
   prefixes = [os.path.join(folder, name[:-len('.index')])
-              for name in (tf.gfile.ListDirectory(folder)
-                           if tf.gfile.IsDirectory(folder) else [])
-              if name.endswith('.index')]
+              for name in names if name.endswith('.index')]
   return max(prefixes, key=_steps) if prefixes else None
 
 
@@ -178,70 +439,11 @@ def _steps(prefix):
 
 
 def checkpoint_step(checkpoint):
-  """The global step saved in a checkpoint."""
-  return int(tf.train.load_variable(checkpoint, tf.GraphKeys.GLOBAL_STEP))
-
-
-def check_variables(checkpoint, shapes, remedy):
-  """Checks that a checkpoint has what a graph wants.
-
-  Args:
-    checkpoint: a prefix.
-    shapes: a dict from variable name to shape (a list).
-    remedy: what to do, for the message.
-
-  Raises:
-    UserError: the checkpoint cannot be read, or lacks a variable, or has one
-      of another shape; names them.
-  """
-  saved = saved_shapes(checkpoint, remedy)
-  missing = sorted(set(shapes) - set(saved))
-  if missing:
-    raise UserError('{}: lacks {}; {}'.format(
-        checkpoint, _shortened(missing), remedy))
-  misshapen = sorted(name for name in shapes
-                     if list(shapes[name]) != list(saved[name]))
-  if misshapen:
-    raise UserError('{}: another shape than this network\'s: {}; {}'.format(
-        checkpoint, _shortened([
-            '{} is {}, needed {}'.format(
-                name, list(saved[name]), list(shapes[name]))
-            for name in misshapen]), remedy))
-  # So far only the index was read. The data may be missing or truncated.
-  with _explain_unreadable(checkpoint, remedy):
-    reader = tf.train.load_checkpoint(checkpoint)
-    for name in shapes:
-      reader.get_tensor(name)
-
-
-def saved_shapes(checkpoint, remedy):
-  """Shapes by name of what a checkpoint holds, a dict.
-
-  Args:
-    checkpoint: a prefix.
-    remedy: what to do if it cannot be read, for the message.
-
-  Raises:
-    UserError: it cannot be read.
-  """
-  with _explain_unreadable(checkpoint, remedy):
-    return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-
-
-@contextlib.contextmanager
-def _explain_unreadable(checkpoint, remedy):
-  try:
-    yield
-  except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
-    # The last two are TensorFlow 2.15's, from C++.
-    raise UserError('{}: cannot be read as a checkpoint ({}); {}'.format(
-        checkpoint, str(error).split('\n')[0], remedy))
-
-
-def _shortened(names):
-  shown = ', '.join(names[:_MOST_NAMES_IN_A_MESSAGE])
-  num_more = len(names) - _MOST_NAMES_IN_A_MESSAGE
-  return shown + (' and {} more'.format(num_more) if num_more > 0 else '')
+  """The global step saved in a checkpoint; None where there is none."""
+  reader = tf.train.load_checkpoint(checkpoint)
+  if not reader.has_tensor(tf.GraphKeys.GLOBAL_STEP):
+    return None
+  return int(reader.get_tensor(tf.GraphKeys.GLOBAL_STEP))
 
 
 def initialize_from(checkpoint, variables):

@@ -1,20 +1,14 @@
 """The flags of the official ResNet and those of the cascade.
 
 Names, short names and defaults are those of the official models of October
-2018 and of the paper's repository; what this project adds comes last. Nothing
-here writes to a flag: what follows from several flags is a function's result.
+2018 and of the paper's repository; what this project adds comes last. They are
+read in `imagenet_main.py` and nowhere else, and never written to.
 """
 
 from absl import flags
 
-from tf_compat import tf
-
 import resnet_model
 from training_hooks import HOOK_NAMES
-from user_error import UserError
-
-_DTYPES = {'fp32': tf.float32, 'fp16': tf.float16}
-_DEFAULT_LOSS_SCALES = {'fp32': 1, 'fp16': 128}
 
 
 def define_resnet_flags(resnet_size_choices=None):
@@ -32,8 +26,8 @@ def _define_base_flags():
       help='Folder of the TFRecords.')
   flags.DEFINE_string(
       'model_dir', '/tmp', short_name='md',
-      help='Folder of checkpoints and summaries. What a run finds here it '
-      'goes on from.')
+      help='Folder of checkpoints and summaries. A run resumes from the newest '
+      'checkpoint found here.')
   flags.DEFINE_boolean(
       'clean', False,
       help='Remove what an earlier run left in --model_dir first.')
@@ -56,12 +50,12 @@ def _define_base_flags():
   flags.DEFINE_list(
       'hooks', 'LoggingTensorHook', short_name='hk',
       help='Hooks during training, separated by commas, in any letter case: '
-      '{}.'.format(', '.join(HOOK_NAMES)))
+      f'{", ".join(HOOK_NAMES)}.')
   flags.register_validator(
       'hooks',
       lambda names: all(name.lower() in [hook.lower() for hook in HOOK_NAMES]
                         for name in names),
-      'hooks are {}'.format(', '.join(HOOK_NAMES)))
+      f'hooks are {", ".join(HOOK_NAMES)}')
   flags.DEFINE_string(
       'export_dir', None, short_name='ed',
       help='Export the classifier as a SavedModel into this folder at the '
@@ -86,7 +80,7 @@ def _define_performance_flags():
       'max_train_steps', None, short_name='mts', lower_bound=1,
       help='Stop training at this step.')
   flags.DEFINE_enum(
-      'dtype', 'fp32', sorted(_DTYPES), short_name='dt',
+      'dtype', 'fp32', ['fp16', 'fp32'], short_name='dt',
       help='Precision of the computation; variables are float32 always.')
   flags.DEFINE_integer(
       'loss_scale', None, short_name='ls', lower_bound=1,
@@ -132,9 +126,9 @@ def _define_model_flags(resnet_size_choices):
       '--classifier_id, else the last layer, anew.')
   flags.DEFINE_string(
       'pretrained_model_checkpoint_path', None, short_name='pmcp',
-      help='Checkpoint, or folder of one, with the pretrained trunk. Not read '
-      'where --model_dir holds all that is needed for the one classifier that '
-      'is dumped or for going on with a training.')
+      help='Checkpoint, or folder of one, with the pretrained trunk. If '
+      '--model_dir already holds a checkpoint of these classifiers, that one '
+      'is used, and its trunk must be this one.')
   flags.DEFINE_boolean(
       'eval_only', False,
       help='No training: evaluate and dump. What --model_dir lacks comes from '
@@ -173,7 +167,7 @@ def _define_added_flags():
       'second of four. The parts are put together when they are read.')
   flags.DEFINE_string(
       'softmax_dir', 'output_softmax',
-      help='Folder of the softmax dumps.')
+      help='Folder of the softmax dumps, on this machine.')
   flags.DEFINE_integer(
       'image_size', 224,
       help='Height and width of the images, a multiple of 32.')
@@ -190,41 +184,7 @@ def _define_added_flags():
       'cpu_replicas', 0, lower_bound=0,
       help='Replicas on the CPU instead of GPUs, to try a multi-GPU command '
       'on a machine without.')
-  flags.DEFINE_boolean(
-      'profile_input', False,
-      help='Run no network: print how fast images are read, parsed, decoded, '
-      'resized and batched.')
-  flags.DEFINE_integer(
-      'profile_images', 2000, lower_bound=1,
-      help='--profile_input: images of each split at most.')
   flags.DEFINE_integer(
       'random_seed', None,
       help='Seed of initial weights and of the order of the images. The '
       'distortions, drawn by several threads, differ from run to run.')
-
-
-def parsed_classifier_ids(flags_obj):
-  """The numbers of --classifier_id, in the order of the network.
-
-  Raises:
-    UserError: there is no such classifier, or one is named twice.
-  """
-  known = [str(k) for k in resnet_model.CLASSIFIER_IDS]
-  named = flags_obj.classifier_id
-  if not named or not set(named) <= set(known) or len(set(named)) < len(named):
-    raise UserError('--classifier_id {}: the classifiers are {}; give one, or '
-                    'several such as 0,1'.format(
-                        ','.join(named), ', '.join(known)))
-  return sorted(int(k) for k in named)
-
-
-def parsed_dtype(flags_obj):
-  """The TensorFlow type of --dtype."""
-  return _DTYPES[flags_obj.dtype]
-
-
-def parsed_loss_scale(flags_obj):
-  """--loss_scale, or what suits --dtype."""
-  if flags_obj.loss_scale is not None:
-    return flags_obj.loss_scale
-  return _DEFAULT_LOSS_SCALES[flags_obj.dtype]

@@ -1,4 +1,4 @@
-"""ResNet v1 and v2, with classifiers attached on the way (early exits).
+"""ResNet v1 and v2 with early exits.
 
 The trunk is the official ResNet (TensorFlow models, October 2018), from
   He et al., "Deep Residual Learning for Image Recognition", 2015 (v1), and
@@ -6,16 +6,71 @@ The trunk is the official ResNet (TensorFlow models, October 2018), from
 with its variable names, so that the official checkpoints restore. The heads
 are those of Berestizshevsky & Even, "Cascaded Inference Based on Softmax
 Confidence", 2019, section 4.
+
+The exits cut the trunk into stages. Classifier k answers from the map that
+stage k ends with:
+
+  image -> stage 0 -> stage 1 -> stage 2
+              |          |          |
+            head 0     head 1     head 2 (the network's own last layer)
+
+To change an exit, change its row in EARLY_EXITS.
 """
 
 import collections
 import functools
+import typing
 import zlib
 
 from tf_compat import num_local_gpus, tf
 
-from resnet_tables import CLASSIFIER_IDS, EARLY_EXITS, FINAL_CLASSIFIER_ID
-from resnet_tables import HEAD_HIDDEN_UNITS
+# Blocks in each block layer; from 50 on they are bottlenecks.
+BLOCK_SIZES = {
+    18: [2, 2, 2, 2],
+    34: [3, 4, 6, 3],
+    50: [3, 4, 6, 3],
+    101: [3, 4, 23, 3],
+    152: [3, 8, 36, 3],
+    200: [3, 24, 36, 3],
+}
+SMALLEST_BOTTLENECK_SIZE = 50
+
+# ImageNet's first layers: a 7x7 convolution and a max pool, each of which
+# halves the image. The first block layer has as many filters; they double
+# with each block layer.
+NUM_FILTERS = 64
+FIRST_KERNEL_SIZE = 7
+FIRST_CONV_STRIDE = 2
+FIRST_POOL_STRIDE = 2
+
+# Of the first block of each block layer.
+BLOCK_STRIDES = [1, 2, 2, 2]
+
+# The last block layer halves the image for the fifth time.
+IMAGE_SIZE_DIVISOR = 32
+
+
+class EarlyExit(typing.NamedTuple):
+  """Where an early exit is and what its layers are called in checkpoints."""
+  block_layer: int                # Its map is the output of this block layer,
+  grid: typing.Tuple[int, int]    # pooled to so many rows and columns.
+  map_norm: str                   # BN of the map.
+  hidden: str                     # The hidden dense layer.
+  hidden_norm: str                # Its BN.
+  classifier: str                 # Dense to classes.
+
+
+EARLY_EXITS = {
+    0: EarlyExit(2, (2, 2), 'cascaded0_bn0', 'cascaded0_fc0',
+                 'cascaded0_bn00', 'cascaded0_fc00'),
+    1: EarlyExit(3, (1, 2), 'cascaded1_bn1', 'cascaded1_fc1',
+                 'cascaded1_bn11', 'cascaded1_fc11'),
+}
+HEAD_HIDDEN_UNITS = 1024
+
+# The network's own classifier comes after the last block layer.
+FINAL_CLASSIFIER_ID = 2
+CLASSIFIER_IDS = tuple(sorted(EARLY_EXITS)) + (FINAL_CLASSIFIER_ID,)
 
 BATCH_NORM_DECAY = 0.997
 BATCH_NORM_EPSILON = 1e-5
@@ -29,29 +84,48 @@ FINAL_CLASSIFIER_LAYER = 'dense'
 
 
 def head_prefix(classifier_id):
-  """What the names of the variables of one classifier start with."""
+  """What the names of a head's variables start with."""
   if classifier_id == FINAL_CLASSIFIER_ID:
-    return '{}/{}/'.format(MODEL_SCOPE, FINAL_CLASSIFIER_LAYER)
-  return '{}/cascaded{}_'.format(MODEL_SCOPE, classifier_id)
+    return f'{MODEL_SCOPE}/{FINAL_CLASSIFIER_LAYER}/'
+  return f'{MODEL_SCOPE}/cascaded{classifier_id}_'
 
 
 def is_batch_norm(variable_name):
   """Whether a variable belongs to a batch normalization, by its last part.
 
   The layer's name would not do: the heads' are called `bn`, the trunk's
-  `batch_normalization` (the published code looks for the latter, and so puts
-  weight decay on the heads' BN).
+  `batch_normalization`. The published code looks for the latter, and so puts
+  weight decay on the heads' BN.
   """
   return variable_name.split(':')[0].endswith(
       ('/gamma', '/beta', '/moving_mean', '/moving_variance'))
 
 
+class ExitOutput(typing.NamedTuple):
+  """What one classifier answers, in float32 whatever it is computed in."""
+  logits: tf.Tensor              # float32 [batch, classes]
+  probabilities: tf.Tensor       # float32 [batch, classes], the softmax
+  top5_classes: tf.Tensor        # int32 [batch, 5], best first
+  top5_probabilities: tf.Tensor  # float32 [batch, 5]
+
+
+def exit_output(logits, name=None):
+  """`ExitOutput` of logits [batch, classes]; `name` is the softmax's."""
+  logits = tf.cast(logits, tf.float32)
+  probabilities = tf.nn.softmax(logits, name=name)
+  top5_probabilities, top5_classes = tf.nn.top_k(
+      probabilities, k=min(5, logits.shape[1].value))  # [batch, 5]
+  return ExitOutput(logits, probabilities, top5_classes, top5_probabilities)
+
+
+# ---- Layers -----------------------------------------------------------------
+
 def batch_norm(inputs, training, data_format, decay=BATCH_NORM_DECAY,
                name=None):
   """Batch normalization of a map (rank 4) or of a vector (rank 2).
 
-  Fused where there is a fused kernel, which is for maps. The published heads
-  normalise a vector over axis 3, which only a GPU build lets pass.
+  Maps take the fused kernel. The published heads normalize a vector over axis
+  3, which only a GPU build lets pass.
   """
   rank = inputs.shape.ndims
   assert rank in (2, 4), inputs.shape
@@ -66,26 +140,27 @@ def batch_norm(inputs, training, data_format, decay=BATCH_NORM_DECAY,
       center=True, scale=True, fused=rank == 4, name=name)
   outputs = layer.apply(inputs, training=training)
   if inputs.op.type == 'Conv2D' and dtype == tf.float32 and not training:
-    outputs = _folded_into_convolution(layer, inputs.op)
+    outputs = _folded_into_convolution(
+        layer, inputs.op, outputs.op.get_attr('epsilon'))
   return tf.cast(outputs, dtype)
 
 
-def _folded_into_convolution(norm, convolution):
-  """What `norm`, in inference form, gives of the output of `convolution`.
+def _folded_into_convolution(norm, convolution, epsilon):
+  """Folds BN in inference form into the convolution (scaled kernel plus bias).
 
-  By a convolution with scaled kernels and a bias, which takes a pass over the
-  map less, as the bias can be added while the map is written. The two
-  operations that it stands for are not run.
+  This saves a pass over the map. The two operations that it replaces stay in
+  the graph but are never run.
 
   Args:
     norm: a `tf.layers.BatchNormalization`, already applied.
     convolution: the operation 'Conv2D' whose output it was applied to.
+    epsilon: of the fused kernel, which raises 1e-5 to 1.001e-5 (for cuDNN).
 
   Returns:
     float32, the normalized map.
   """
   images, kernel = convolution.inputs
-  scale = norm.gamma * tf.rsqrt(norm.moving_variance + norm.epsilon)
+  scale = norm.gamma * tf.rsqrt(norm.moving_variance + epsilon)  # [channels]
   data_format = convolution.get_attr('data_format').decode()
   outputs = tf.nn.conv2d(
       images, kernel * scale, convolution.get_attr('strides'),
@@ -232,18 +307,18 @@ def block_layer(inputs, filters, bottleneck, block_fn, blocks, strides,
   return tf.identity(inputs, name)
 
 
-def exit_head(feature_map, early_exit, num_classes, training, data_format,
-              decay=BATCH_NORM_DECAY, map_is_fixed=False):
-  """The classifier of an early exit (paper, section 4).
+def early_head(feature_map, early_exit, num_classes, training, data_format,
+               decay=BATCH_NORM_DECAY, map_is_fixed=False):
+  """The head of an early exit (paper, section 4).
 
   Args:
     feature_map: the output of the exit's block layer, rank 4, static shape.
-    early_exit: a row of `resnet_tables.EARLY_EXITS`.
+    early_exit: a row of `EARLY_EXITS`.
     num_classes: outputs, background class included.
     training: whether the head's BN uses the batch's statistics.
     data_format: 'channels_first' or 'channels_last'.
     decay: of BN's moving averages.
-    map_is_fixed: whether nothing is trained that the map depends on. No
+    map_is_fixed: whether the map depends on nothing that is trained. No
       gradient reaches it then.
 
   Returns:
@@ -261,30 +336,35 @@ def exit_head(feature_map, early_exit, num_classes, training, data_format,
   if map_is_fixed and training and inputs.dtype == tf.float32:
     inputs = _pooled_relu_of_fixed_map(inputs.op, pool, data_format)
   else:
-    inputs = pool(tf.nn.relu(inputs))
-  # Channel-major in either format, index = (c * rows + y) * columns + x, as
-  # the published code flattens on a GPU: checkpoints do not depend on it.
+    inputs = pool(tf.nn.relu(inputs))  # [batch, rows, columns, channels]
+  # Channel-major in either format, as the published code flattens on a GPU,
+  # so that checkpoints do not depend on the format.
   if data_format == 'channels_last':
     inputs = tf.transpose(inputs, [0, 3, 1, 2])
   inputs = tf.layers.flatten(inputs)  # [batch, channels * rows * columns]
   inputs = tf.layers.dense(
       inputs, HEAD_HIDDEN_UNITS, name=early_exit.hidden,
-      kernel_initializer=_initializer_for(early_exit.hidden))
+      kernel_initializer=_initializer_for(early_exit.hidden))  # [batch, 1024]
   inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay,
                                  name=early_exit.hidden_norm))
   return tf.layers.dense(
       inputs, num_classes, name=early_exit.classifier,
-      kernel_initializer=_initializer_for(early_exit.classifier))
+      kernel_initializer=_initializer_for(
+          early_exit.classifier))  # [batch, num_classes]
 
 
 def _pooled_relu_of_fixed_map(norm, pool, data_format):
   """pool(relu(BN of a map)), with a gradient to BN's gamma and beta alone.
 
-  The gradient of the fused kernel is that of the map as well, and on a CPU the
-  most expensive operation of training a head. Where its output is positive it
-  is gamma * normalized + beta, and elsewhere the ReLU gives 0. The pool is
-  linear: it gives gamma * pool(normalized, where positive) + beta * (the share
-  of each window that is positive), and gradients pass what is pooled already.
+  The gradient of the fused kernel includes the map's, which nobody needs here
+  and which is the most expensive operation of training a head on a CPU. Where
+  BN's output is positive it is gamma * normalized + beta; elsewhere the ReLU
+  gives 0. The pool is linear, so
+
+    pool(relu(BN)) = gamma * pool(normalized where positive)
+                     + beta * (share of each window that is positive)
+
+  and the gradients need the small pooled arrays only.
 
   Args:
     norm: the operation of fused BN in training form, float32.
@@ -294,9 +374,9 @@ def _pooled_relu_of_fixed_map(norm, pool, data_format):
   Returns:
     The pooled map.
   """
-  inputs, gamma, beta = norm.inputs[:3]
+  inputs, gamma, beta, _, _ = norm.inputs
   outputs, mean, variance = norm.outputs[:3]
-  # The kernel tells the unbiased estimate, and divides by the other one.
+  # The kernel returns the unbiased variance but divides by the biased one.
   count = tf.to_float(tf.size(inputs)) / tf.to_float(tf.size(mean))
   scale = tf.rsqrt(
       variance * (count - 1) / count + norm.get_attr('epsilon'))
@@ -311,11 +391,11 @@ def _pooled_relu_of_fixed_map(norm, pool, data_format):
 
 
 def _initializer_for(layer_name):
-  """TensorFlow's own choice, but the same values whatever else is built.
+  """TensorFlow's own choice, with a seed that depends on the layer alone.
 
-  Without a seed of its own, an operation's depends on the graph's and on how
-  many operations there were before: a head trained beside another would start
-  elsewhere than alone.
+  An operation without a seed of its own takes one from the number of
+  operations before it: a head trained beside another would start elsewhere
+  than alone.
   """
   seed = None
   if tf.get_default_graph().seed is not None:
@@ -323,7 +403,9 @@ def _initializer_for(layer_name):
   return tf.glorot_uniform_initializer(seed=seed)
 
 
-class Model(object):
+# ---- The network ------------------------------------------------------------
+
+class Model:
   """A ResNet, up to the deepest exit asked for."""
 
   def __init__(self, resnet_size, bottleneck, num_classes, num_filters,
@@ -355,11 +437,10 @@ class Model(object):
       ValueError: the version or dtype does not exist.
     """
     if resnet_version not in (1, 2):
-      raise ValueError('resnet_version must be 1 or 2, not {!r}'.format(
-          resnet_version))
+      raise ValueError(f'resnet_version must be 1 or 2, not '
+                       f'{resnet_version!r}')
     if dtype not in ALLOWED_TYPES:
-      raise ValueError('dtype must be one of {}, not {!r}'.format(
-          ALLOWED_TYPES, dtype))
+      raise ValueError(f'dtype must be one of {ALLOWED_TYPES}, not {dtype!r}')
     if data_format is None:
       # Not `is_built_with_cuda`: such a TensorFlow may have no GPU to use.
       data_format = 'channels_first' if num_local_gpus() else 'channels_last'
@@ -398,7 +479,7 @@ class Model(object):
 
     Args:
       inputs: float [batch, height, width, 3], preprocessed.
-      classifier_ids: any of `resnet_tables.CLASSIFIER_IDS`.
+      classifier_ids: any of `CLASSIFIER_IDS`.
       trunk_training: whether the trunk's BN uses the batch's statistics. If it
         does not, early heads have no gradient to the trunk.
       head_training: whether the early heads' BN does.
@@ -406,35 +487,87 @@ class Model(object):
     Returns:
       An ordered dict from classifier to logits [batch, num_classes].
     """
-    inputs.shape.assert_has_rank(4)
     assert classifier_ids and set(classifier_ids) <= set(CLASSIFIER_IDS)
     logits = collections.OrderedDict()
-    with tf.variable_scope(MODEL_SCOPE, custom_getter=self._variable_getter):
+    with self.scope():
+      feature_map = inputs
+      for k in CLASSIFIER_IDS[:max(classifier_ids) + 1]:
+        feature_map = self.stage(feature_map, k, trunk_training)
+        if k in classifier_ids:
+          logits[k] = self.head(feature_map, k, head_training,
+                                map_is_fixed=not trunk_training)
+    return logits
+
+  def scope(self):
+    """The variable scope that stages and heads are built in."""
+    return tf.variable_scope(
+        MODEL_SCOPE, custom_getter=self._variable_getter)
+
+  def stage(self, inputs, classifier_id, training):
+    """The trunk from the exit before `classifier_id`, or the image, to its.
+
+    Layers are numbered as they are built, so stages are built in order.
+
+    Args:
+      inputs: the images [batch, height, width, 3] for stage 0, else the
+        output of the stage before.
+      classifier_id: of `CLASSIFIER_IDS`.
+      training: whether BN uses the batch's statistics.
+
+    Returns:
+      The map that this exit's head reads, in the model's data format.
+    """
+    inputs.shape.assert_has_rank(4)
+    first, last = 0, self._last_block_layer(classifier_id)
+    if classifier_id == 0:
       if self.data_format == 'channels_first':
         inputs = tf.transpose(inputs, [0, 3, 1, 2])
-      inputs = self._initial_layers(inputs, trunk_training)
-      for index, blocks in enumerate(self.block_sizes):
-        inputs = block_layer(
-            inputs, self.num_filters * 2**index, self.bottleneck,
-            self.block_fn, blocks, self.block_strides[index], trunk_training,
-            'block_layer{}'.format(index + 1), self.data_format)
-        for k, early_exit in EARLY_EXITS.items():
-          if k in classifier_ids and early_exit.block_layer == index + 1:
-            logits[k] = tf.identity(
-                exit_head(inputs, early_exit, self.num_classes, head_training,
-                          self.data_format, self.batch_norm_decay,
-                          map_is_fixed=not trunk_training),
-                'exit{}_logits'.format(k))
-        if len(logits) == len(set(classifier_ids)):
-          return logits
-      logits[FINAL_CLASSIFIER_ID] = self._final_layers(inputs, trunk_training)
-    return logits
+      inputs = self._initial_layers(inputs, training)
+    else:
+      first = self._last_block_layer(classifier_id - 1)
+    for index in range(first, last):
+      inputs = block_layer(
+          inputs, self.num_filters * 2**index, self.bottleneck, self.block_fn,
+          self.block_sizes[index], self.block_strides[index], training,
+          f'block_layer{index + 1}', self.data_format)
+    if classifier_id == FINAL_CLASSIFIER_ID and self.pre_activation:
+      inputs = tf.nn.relu(batch_norm(inputs, training, self.data_format,
+                                     self.batch_norm_decay))
+    return inputs
+
+  def head(self, feature_map, classifier_id, training, map_is_fixed=False):
+    """Logits [batch, num_classes] of one exit.
+
+    Args:
+      feature_map: the output of its stage.
+      classifier_id: of `CLASSIFIER_IDS`.
+      training: whether an early head's BN uses the batch's statistics.
+      map_is_fixed: see `early_head`.
+    """
+    if classifier_id != FINAL_CLASSIFIER_ID:
+      logits = early_head(
+          feature_map, EARLY_EXITS[classifier_id], self.num_classes, training,
+          self.data_format, self.batch_norm_decay, map_is_fixed)
+      return tf.identity(logits, f'exit{classifier_id}_logits')
+    axes = [2, 3] if self.data_format == 'channels_first' else [1, 2]
+    inputs = tf.reduce_mean(feature_map, axes, keepdims=True)
+    inputs = tf.identity(inputs, 'final_reduce_mean')
+    inputs = tf.squeeze(inputs, axes)  # [batch, channels]
+    inputs = tf.layers.dense(
+        inputs, self.num_classes, kernel_initializer=_initializer_for(
+            FINAL_CLASSIFIER_LAYER))  # [batch, num_classes]
+    return tf.identity(inputs, 'final_dense')
+
+  def _last_block_layer(self, classifier_id):
+    if classifier_id == FINAL_CLASSIFIER_ID:
+      return len(self.block_sizes)
+    return EARLY_EXITS[classifier_id].block_layer
 
   def _initial_layers(self, inputs, training):
     """First convolution (in v1 with BN and ReLU) and max pool."""
     inputs = conv2d_fixed_padding(
         inputs, self.num_filters, self.kernel_size, self.conv_stride,
-        self.data_format)
+        self.data_format)  # [batch, height / 2, width / 2, num_filters]
     inputs = tf.identity(inputs, 'initial_conv')
     if not self.pre_activation:
       inputs = tf.nn.relu(batch_norm(inputs, training, self.data_format,
@@ -443,23 +576,9 @@ class Model(object):
       inputs = tf.layers.max_pooling2d(
           inputs, pool_size=self.first_pool_size,
           strides=self.first_pool_stride, padding='SAME',
-          data_format=self.data_format)
+          data_format=self.data_format)  # [batch, height / 4, width / 4, ...]
       inputs = tf.identity(inputs, 'initial_max_pool')
     return inputs
-
-  def _final_layers(self, inputs, training):
-    """Mean over space and the network's own classifier."""
-    if self.pre_activation:
-      inputs = tf.nn.relu(batch_norm(inputs, training, self.data_format,
-                                     self.batch_norm_decay))
-    axes = [2, 3] if self.data_format == 'channels_first' else [1, 2]
-    inputs = tf.reduce_mean(inputs, axes, keepdims=True)
-    inputs = tf.identity(inputs, 'final_reduce_mean')
-    inputs = tf.squeeze(inputs, axes)  # [batch, channels]
-    inputs = tf.layers.dense(
-        inputs, self.num_classes,
-        kernel_initializer=_initializer_for(FINAL_CLASSIFIER_LAYER))
-    return tf.identity(inputs, 'final_dense')
 
   def _variable_getter(self, getter, name, shape=None, dtype=DEFAULT_DTYPE,
                        *args, **kwargs):

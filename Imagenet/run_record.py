@@ -1,49 +1,45 @@
-"""What a run leaves in its model folder: its record, as JSON, and the rest."""
+"""What a run leaves in its model folder: `results.json`, and the rest.
 
+`results.json` has an entry for each kind of run and the classifiers it was
+for, such as 'fine_tune clf0' or 'eval_only clf0,clf1,clf2 shard 1/4': flags,
+versions, and results once it is done. While a run is under way, or if it was
+stopped, the entry keeps the results of the run before and has the new one
+under 'unfinished'.
+"""
+
+import contextlib
 import glob
 import json
 import os
 import platform
 import shutil
+import uuid
 
 import numpy as np
 
 from tf_compat import tf
 
-import gfile_system
-from file_system import explain_error, replace_content
-from training_cluster import TOKEN_FILE_NAME
+from files import UNFINISHED_SUFFIX, explain_error, locked
 from training_hooks import METRIC_LOG_NAME
 from user_error import UserError
 
 RESULTS_FILE_NAME = 'results.json'
 BENCHMARK_RUN_FILE_NAME = 'benchmark_run.log'
-_UNFINISHED = '.unfinished'  # Until a file is whole, its name ends so.
 
 # What `--clean` removes: files, and folders of checkpoints that were being
-# written when the run was killed.
+# written when the run was killed (the second, of workers under TF_CONFIG).
 _RUN_FILES = ('checkpoint', 'model.ckpt-*', 'graph.pbtxt',
               'events.out.tfevents.*', 'eval/events.out.tfevents.*',
               'timeline-*.json', METRIC_LOG_NAME, RESULTS_FILE_NAME,
-              RESULTS_FILE_NAME + _UNFINISHED, TOKEN_FILE_NAME)
-_RUN_FOLDERS = 'model.ckpt-*_temp_*'
+              RESULTS_FILE_NAME + '*' + UNFINISHED_SUFFIX)
+_RUN_FOLDERS = ('model.ckpt-*_temp_*', 'tmp_worker_*')
 
 
-def describe_run(flags_obj, dataset_name, devices):
-  """Flags, what was made of them, and versions; a dict ready for JSON.
-
-  Args:
-    flags_obj: the parsed flags.
-    dataset_name: for the reader.
-    devices: of `devices.resolve_devices`.
-  """
-  # Not absl's own flags, nor TensorFlow's.
-  own_flags = [
-      flag for module, flags in flags_obj.flags_by_module_dict().items()
-      if not module.startswith(('absl', 'tensorflow')) for flag in flags]
+def describe_run(dataset_name, flag_values, devices):
+  """What a run is: a dict ready for JSON; `devices` is a `devices.Devices`."""
   return {
       'dataset': dataset_name,
-      'flags': {flag.name: flag.value for flag in own_flags},
+      'flags': flag_values,
       'replicas': list(devices.replicas),
       'data_format': devices.data_format,
       'versions': {'python': platform.python_version(),
@@ -51,69 +47,102 @@ def describe_run(flags_obj, dataset_name, devices):
   }
 
 
-def write_results(model_dir, mode, run, results):
-  """Sets the entry `mode` of `results.json`; the other modes' entries stay.
+def entry_name(mode, classifier_ids, shard=None):
+  """Name of a run's entry in `results.json`, see the file's docstring."""
+  name = f'{mode} {",".join(f"clf{k}" for k in classifier_ids)}'
+  return name + (f' shard {shard.number}/{shard.total}' if shard else '')
+
+
+def start(model_dir, name, run):
+  """Notes in `results.json` that a run has begun; earlier results stay.
 
   Args:
     model_dir: made if it is not there.
-    mode: 'train', 'fine_tune' or 'eval_only'.
-    run: of `describe_run`.
-    results: a dict of numbers.
+    name: from `entry_name`.
+    run: from `describe_run`.
 
   Raises:
-    UserError: the file is there and not of this function, or cannot be written.
+    UserError: the file is there and of something else, or cannot be written.
   """
-  file_system = gfile_system.of_folder(model_dir)
-  with explain_error('--model_dir ' + model_dir, 'name another folder'):
-    file_system.make_folder(model_dir)
-  path = os.path.join(model_dir, RESULTS_FILE_NAME)
-  entries = {}
-  if file_system.exists(path):
-    with file_system.open_to_read(path) as results_file:
-      try:
-        entries = dict(json.loads(results_file.read().decode()))
-      except (ValueError, TypeError):
-        raise UserError('{}: not the record of a run; move it or name another '
-                        '--model_dir'.format(path))
-  entries[mode] = dict(run, results=results)
-  with explain_error(path, 'free some space or name another --model_dir'):
-    _write_json(file_system, path, entries)
+  _update(model_dir, name, lambda entry: dict(entry, unfinished=run))
+
+
+def finish(model_dir, name, run, results):
+  """Sets the entry of a run that is done, with results ready for JSON."""
+  _update(model_dir, name, lambda entry: dict(run, results=results))
 
 
 def write_benchmark_run(log_dir, run):
   """Writes the run's description for --benchmark_log_dir."""
-  file_system = gfile_system.of_folder(log_dir)
-  with explain_error('--benchmark_log_dir ' + log_dir, 'name another folder'):
-    file_system.make_folder(log_dir)
-    _write_json(
-        file_system, os.path.join(log_dir, BENCHMARK_RUN_FILE_NAME), run)
+  with _explain_folder_error('--benchmark_log_dir', log_dir):
+    tf.gfile.MakeDirs(log_dir)
+    _write_json(os.path.join(log_dir, BENCHMARK_RUN_FILE_NAME), run)
 
 
-def _write_json(file_system, path, content):
-  replace_content(file_system, path, path + _UNFINISHED, (
-      json.dumps(content, indent=2, sort_keys=True) + '\n').encode())
+def _update(model_dir, name, change):
+  path = os.path.join(model_dir, RESULTS_FILE_NAME)
+  with _explain_folder_error('--model_dir', model_dir):
+    tf.gfile.MakeDirs(model_dir)
+    # Shards of a dump may end at the same moment, in the same folder.
+    with contextlib.ExitStack() as stack:
+      if '://' not in model_dir:
+        stack.enter_context(locked(model_dir))
+      entries = _read_entries(path)
+      entries[name] = change(entries.get(name, {}))
+      _write_json(path, entries)
 
 
-def remove_earlier_run(model_dir, needed_checkpoints=()):
+def _read_entries(path):
+  if not tf.gfile.Exists(path):
+    return {}
+  try:
+    with tf.gfile.GFile(path) as results_file:
+      return {name: dict(entry)
+              for name, entry in json.loads(results_file.read()).items()}
+  except (ValueError, TypeError, AttributeError, RecursionError):
+    raise UserError(f'{path}: not the record of a run; move it or name '
+                    'another --model_dir')
+
+
+def _write_json(path, content):
+  """Replaces a file by way of a name that no other process has."""
+  unfinished_path = f'{path}.{uuid.uuid4().hex}{UNFINISHED_SUFFIX}'
+  with tf.gfile.GFile(unfinished_path, 'w') as unfinished:
+    unfinished.write(json.dumps(content, indent=2, sort_keys=True) + '\n')
+  tf.gfile.Rename(unfinished_path, path, overwrite=True)
+
+
+@contextlib.contextmanager
+def _explain_folder_error(flag, folder):
+  try:
+    with explain_error(f'{flag} {folder}', 'name another folder'):
+      yield
+  except tf.errors.OpError as error:
+    raise UserError(f'{flag} {folder}: cannot be written ({error.message}); '
+                    'free some space or name another folder')
+
+
+def remove_earlier_run(model_dir, needed_checkpoint=None):
   """Removes what a run leaves in its model folder, and nothing else.
 
   Args:
     model_dir: the folder; it need not exist.
-    needed_checkpoints: prefixes.
+    needed_checkpoint: a prefix, or None.
 
   Raises:
-    UserError: a needed checkpoint is in this folder.
+    UserError: the needed checkpoint is in this folder.
   """
-  for checkpoint in needed_checkpoints:
-    if (os.path.realpath(os.path.dirname(checkpoint)) ==
-        os.path.realpath(model_dir)):
-      raise UserError('--clean: would remove {}, which this run needs; name '
-                      'another --model_dir'.format(checkpoint))
+  if needed_checkpoint and os.path.realpath(os.path.dirname(
+      needed_checkpoint)) == os.path.realpath(model_dir):
+    raise UserError(f'--clean: would remove {needed_checkpoint}, which this '
+                    'run needs; name another --model_dir')
+
   def matches(pattern):
     return glob.glob(os.path.join(glob.escape(model_dir), pattern))
 
-  for folder in matches(_RUN_FOLDERS):
-    shutil.rmtree(folder)
+  for pattern in _RUN_FOLDERS:
+    for folder in matches(pattern):
+      shutil.rmtree(folder)
   for pattern in _RUN_FILES:
     for path in matches(pattern):
       if os.path.isfile(path):

@@ -1,8 +1,7 @@
 """TensorFlow 1.12 and 2.15 under one API, that of 1.12.
 
-The only file that knows of another version, with `multi_worker_tf1.py` and
-`multi_worker_tf2.py` that it imports. `tf` is the 1.12 API everywhere; what the
-two releases do differently is a function here.
+The only file that knows of another version. `tf` is the 1.12 API everywhere;
+what the two releases do differently is a function here.
 """
 
 import logging
@@ -43,13 +42,15 @@ _UNINFORMATIVE = (
     'Device is available but', 'Finalize system', 'Creating chief session',
     'all_hooks', 'Collective ', 'CollectiveAllReduce', 'Check health',
     'Multi-worker Coll', 'MultiWorkerMirrored', 'An error was raised. This',
-    # `training_hooks.TrainingProgressHook` tells these, less often.
+    'TF_CONFIG environment', 'RunConfig initialized', 'Running `train_and_ev',
+    'Running Distribute C', 'Starting standard Ten', 'Updated config',
+    # `training_hooks.TrainingProgressHook` prints these, less often.
     'loss = ', 'global_step/sec',
 )
 
 
 def configure_logging():
-  """TensorFlow's log on stderr, one line per message, and only what matters."""
+  """Sends TensorFlow's log to stderr, a line per message, chatter left out."""
   tf.logging.set_verbosity(tf.logging.INFO)
   logger = logging.getLogger('tensorflow')
   logger.propagate = False  # Else absl prints every line a second time.
@@ -98,45 +99,50 @@ def mirrored_strategy(devices, all_reduce_alg=None):
   return distribute.MirroredStrategy(devices, reduction)
 
 
-def multi_worker_strategy(cluster, num_gpus, all_reduce_alg=None):
+def multi_worker_strategy(jobs, task_type, task_index, num_gpus,
+                          all_reduce_alg=None):
   """The strategy of synchronous training on several machines.
 
+  With 1.12 the moving averages of BN are the chief's own, of its share of each
+  batch; with 2.15 they are the means over all replicas.
+
   Args:
-    cluster: a `cluster.Cluster` of several workers.
+    jobs: the cluster, a dict from task type to a list of 'host:port'.
+    task_type: of this machine, 'chief' or 'worker'.
+    task_index: of this machine, among those of its type.
     num_gpus: replicas on this machine; 0 for one on the CPU.
-    all_reduce_alg: as for `mirrored_strategy`. Between machines 1.12 has one
-      way only, and 2.15 NCCL or its own choice.
+    all_reduce_alg: 'nccl' is for 2.15; otherwise TensorFlow chooses.
   """
   if IS_TF1:
-    import multi_worker_tf1
-    return multi_worker_tf1.MultiWorkerStrategy(cluster, num_gpus)
-  import multi_worker_tf2
-  return multi_worker_tf2.MultiWorkerStrategy(
-      cluster, num_gpus, all_reduce_alg)
+    num_workers = sum(len(jobs.get(job, [])) for job in ('chief', 'worker'))
 
+    class MultiWorkerStrategy(
+        tf.contrib.distribute.CollectiveAllReduceStrategy):
 
-def as_worker(strategy, cluster, session_config):
-  """A context in which `Estimator.train` trains as a part of the cluster.
+      @property
+      def num_towers(self):
+        # The loss is divided by this number and the gradients of all machines
+        # are summed, but 1.12 counts the replicas of one machine alone.
+        return super().num_towers * num_workers
 
-  It is the one that `train_and_evaluate` makes for `train`. That function will
-  not do: with several workers it trains once and does not evaluate.
+      def configure(self, session_config=None, *args, **kwargs):
+        super().configure(session_config, *args, **kwargs)
+        if session_config:
+          # This packing of gradients fails ("Lower bound check fail for
+          # input") for BN on the output of a dense layer.
+          session_config.graph_options.rewrite_options.ClearField(
+              'scoped_allocator_optimization')
 
-  Args:
-    strategy: of `multi_worker_strategy`, also the RunConfig's.
-    cluster: a `cluster.Cluster`.
-    session_config: a ConfigProto that the strategy has configured.
-  """
-  from tensorflow.python.distribute import distribute_coordinator
-
-  class Worker(distribute_coordinator._WorkerContext):  # pylint: disable=protected-access
-
-    @property
-    def should_save_summary(self):
-      return self.is_chief  # In 2.15 all workers would, into the same folder.
-
-  return Worker(strategy, tf.train.ClusterSpec(cluster.jobs),
-                cluster.task_type, cluster.task_index,
-                session_config=session_config)
+    return MultiWorkerStrategy(num_gpus)
+  distribute = tf.distribute
+  communication = distribute.experimental.CommunicationImplementation
+  # Unlike the default resolver this one does not take all GPUs there are.
+  resolver = distribute.cluster_resolver.SimpleClusterResolver(
+      tf.train.ClusterSpec(jobs), task_type=task_type, task_id=task_index,
+      num_accelerators={'GPU': num_gpus}, rpc_layer='grpc')
+  return distribute.experimental.MultiWorkerMirroredStrategy(
+      communication.NCCL if all_reduce_alg == 'nccl' else communication.AUTO,
+      resolver)
 
 
 def private_threadpool(dataset, num_threads):

@@ -1,6 +1,5 @@
-"""Session hooks: what a training run tells, and what `--hooks` adds."""
+"""Session hooks: the progress of training, and those of --hooks."""
 
-import collections
 import datetime
 import json
 import os
@@ -24,7 +23,7 @@ def value_name(name, classifier_id, classifier_ids):
   """
   if len(classifier_ids) == 1:
     return name
-  return '{}_clf{}'.format(name, classifier_id)
+  return f'{name}_clf{classifier_id}'
 
 
 def logged_tensors(classifier_ids):
@@ -36,10 +35,10 @@ def logged_tensors(classifier_ids):
 
 def make_hooks(names, model_dir, benchmark_log_dir, batch_size,
                classifier_ids):
-  """Hooks that are asked for by name.
+  """The hooks of --hooks.
 
   Args:
-    names: of hooks, in any letter case; see `HOOK_NAMES`.
+    names: some of `HOOK_NAMES`, in any letter case.
     model_dir: where profiles go.
     benchmark_log_dir: where the metric log goes; None for `model_dir`.
     batch_size: images in a step, over all replicas.
@@ -63,38 +62,30 @@ HOOK_NAMES = ('LoggingTensorHook', 'ProfilerHook', 'ExamplesPerSecondHook',
 
 
 class TrainingProgressHook(tf.train.SessionRunHook):
-  """Tells how far training has come, how fast, and how well.
+  """Prints a line now and then: images, their rate, time left, accuracies.
 
-  On stderr as `Progress` does: images, their rate, the time left, and of each
-  classifier loss, top-1 and top-5 accuracy, means over the batches since the
-  line before. The rate also goes to TensorBoard, once a minute.
+  Loss, top-1 and top-5 of each classifier are means over the batches since
+  the last line. The rate also goes to TensorBoard, once a minute.
   """
 
   def __init__(self, model_dir, last_step, batch_size, classifier_ids):
-    """
-    Args:
-      model_dir: where the summaries go.
-      last_step: at which training ends.
-      batch_size: images in a step, over all replicas.
-      classifier_ids: those that are trained.
-    """
-    self._model_dir = model_dir
-    self._last_step = last_step
-    self._batch_size = batch_size
-    self._names = collections.OrderedDict(
-        (k, [value_name(name, k, classifier_ids) + ':0' for name in (
-            'cross_entropy', 'train_accuracy', 'train_accuracy_top_5')])
-        for k in classifier_ids)
+    self._model_dir = model_dir    # Where the summaries go.
+    self._last_step = last_step    # At which training ends.
+    self._batch_size = batch_size  # Images in a step, over all replicas.
+    self._names = {
+        k: [value_name(name, k, classifier_ids) + ':0' for name in (
+            'cross_entropy', 'train_accuracy', 'train_accuracy_top_5')]
+        for k in classifier_ids}
 
   def begin(self):
     self._global_step = tf.train.get_or_create_global_step()
     self._progress = None
-    self._sums, self._num_batches = None, 0
+    self._batches = []  # Values by classifier, since the last line.
     self._timer = tf.train.SecondOrStepTimer(
         every_secs=_SECONDS_BETWEEN_SUMMARIES)
 
   def after_create_session(self, session, coord):
-    # Images that an earlier run or cycle has had do not count in the rate.
+    # Images of an earlier run or cycle do not count in the rate.
     self._step = session.run(self._global_step)
     self._progress = Progress(
         'training', self._last_step * self._batch_size, 'images',
@@ -104,14 +95,10 @@ class TrainingProgressHook(tf.train.SessionRunHook):
     return tf.train.SessionRunArgs(self._names)
 
   def after_run(self, run_context, run_values):
-    values = run_values.results
     step = self._step = self._step + 1
-    values = {k: np.asarray(values[k], np.float64) for k in values}
-    self._sums = values if self._sums is None else {
-        k: self._sums[k] + values[k] for k in values}
-    self._num_batches += 1
+    self._batches.append(run_values.results)
     if self._progress.update(step * self._batch_size, self._description):
-      self._sums, self._num_batches = None, 0
+      self._batches = []
     if self._timer.should_trigger_for_step(step):
       seconds, steps = self._timer.update_last_triggered_step(step)
       if seconds:  # None the first time, when there is nothing to compare.
@@ -121,9 +108,13 @@ class TrainingProgressHook(tf.train.SessionRunHook):
                 simple_value=steps * self._batch_size / seconds)]), step)
 
   def _description(self):
-    return '; '.join(
-        'clf{} loss {:.4f}, top-1 {:.4f}, top-5 {:.4f}'.format(
-            k, *(self._sums[k] / self._num_batches)) for k in self._names)
+    parts = []
+    for k in self._names:
+      loss, top1, top5 = np.mean(
+          [values[k] for values in self._batches], axis=0, dtype=np.float64)
+      parts.append(f'clf{k} loss {loss:.4f}, top-1 {top1:.4f}, '
+                   f'top-5 {top5:.4f}')
+    return '; '.join(parts)
 
 
 class ExamplesPerSecondHook(tf.train.SessionRunHook):

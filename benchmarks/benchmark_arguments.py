@@ -1,4 +1,4 @@
-"""What the command lines of benchmarks of the record builder share."""
+"""What the command lines of the benchmarks share."""
 
 import argparse
 
@@ -24,6 +24,6 @@ def check_smallest(args, smallest):
     smallest: a dict from flag, without its dashes, to int.
   """
   for flag, number in smallest.items():
-    if getattr(args, flag) < number:
-      raise InputError('--{} {}: give a number from {} on'.format(
-          flag, getattr(args, flag), number))
+    value = getattr(args, flag)
+    if value < number:
+      raise InputError(f'--{flag} {value}: give a number from {number} on')

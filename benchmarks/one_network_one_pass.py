@@ -33,6 +33,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import typing
 
 import numpy as np
 
@@ -43,8 +44,8 @@ sys.path.insert(0, TOOLS)
 from benchmark_arguments import check_smallest, make_parser
 from build_records import FULL_COUNTS, draw_jpeg, run_measured
 from record_format import serialized_example, write_record
-from shard_workers import num_cores
-from tools_command_line import InputError, run, say
+from tools_command_line import num_cores
+from tools_command_line import run, say
 
 _RUNS = os.path.join(ROOT, 'benchmarks', 'step3_runs.py')
 
@@ -75,8 +76,12 @@ _EVALUATING = 'published: evaluating clf{}'
 _SHORT_DUMP = 'short: dumping clf0, clf1 and clf2'
 _BARE = 'bare: computing clf0, clf1 and clf2'
 
-# Per image: seconds and CPU seconds. Of the process: the peak of its memory.
-Cost = collections.namedtuple('Cost', 'seconds cpu_seconds peak_bytes')
+
+class Cost(typing.NamedTuple):
+  """What something took."""
+  seconds: float          # Per image.
+  cpu_seconds: float      # Per image.
+  peak_bytes: int         # Of the whole process.
 
 
 def in_turn(parts):
@@ -101,18 +106,17 @@ def write_split(folder, split, num_images, jpegs):
     frame = io.BytesIO()
     write_record(frame, *serialized_example({
         'image/encoded': jpeg, 'image/class/label': 1 + number % _NUM_CLASSES,
-        'image/filename': 'drawn_{}.JPEG'.format(number)}))
+        'image/filename': f'drawn_{number}.JPEG'}))
     frames.append(frame.getvalue())
   os.makedirs(os.path.join(folder, split))
   for shard in range(_SHARDS):
-    path = os.path.join(folder, split, '{}-{:05d}-of-{:05d}'.format(
-        split, shard, _SHARDS))
-    with open(path, 'wb') as records:
+    name = f'{split}-{shard:05d}-of-{_SHARDS:05d}'
+    with open(os.path.join(folder, split, name), 'wb') as records:
       for number in range(shard, num_images, _SHARDS):
         records.write(frames[number % len(frames)])
 
 
-class Bench(object):
+class Bench:
   """The runs, each in a process of its own, and where their files are.
 
   Attributes:
@@ -142,99 +146,80 @@ class Bench(object):
     # Small: what has been trained is evaluated, and that is not timed.
     for split in ('validation', 'train'):
       write_split(self._train_data, split, batch_size, jpegs)
-    return self._make_checkpoint(self._args.resnet_size, self._pretrained)
-
-  def _make_checkpoint(self, resnet_size, folder):
-    said, _ = self._run('pretrained', '--folder', folder,
-                        '--resnet_size', str(resnet_size),
-                        '--image_size', str(self._args.image_size))
+    said, _ = self._run('pretrained', folder=self._pretrained)
     return said['version']
 
-  def _run(self, name, *arguments):
-    """Runs it; `(what it says, a dict, and the peak bytes of its memory)`."""
-    _, peak_bytes, stdout = run_measured(
-        [sys.executable, _RUNS, name] + list(arguments), _SAMPLE_SECONDS)
+  def _run(self, name, **arguments):
+    """A run of `step3_runs.py`; `arguments` win over our command line's.
+
+    Returns:
+      What it says, a dict; the peak bytes of its memory.
+    """
+    own = {flag: getattr(self._args, flag) for flag in (
+        'resnet_size', 'image_size', 'batch_size', 'images', 'steps')}
+    command = [sys.executable, _RUNS, name,
+               '--warm_up_steps', str(_WARM_UP_STEPS)]
+    own['pretrained'] = self._pretrained
+    for flag, value in dict(own, **arguments).items():
+      command += [f'--{flag}', value if isinstance(value, str) else
+                  json.dumps(value)]
+    _, peak_bytes, stdout = run_measured(command, _SAMPLE_SECONDS)
     return json.loads(stdout.splitlines()[-1]), peak_bytes
 
-  def _measure(self, run, titles, num_images, *arguments):
+  def _measure(self, name, titles, num_images, **arguments):
     """Does a run and notes its costs.
 
     Args:
-      run: a function like `_run`, of a folder for output and of `arguments`.
+      name: of the run.
       titles: a dict from what the run calls it to the title for `costs`.
       num_images: images that the run tells the time of.
+      **arguments: of the run.
     """
     say(', '.join(titles.values()))
     with tempfile.TemporaryDirectory(dir=self._folder) as output:
-      spent, peak_bytes = run(output, *arguments)
+      spent, peak_bytes = self._run(name, folder=output, **arguments)
     for key, title in titles.items():
       seconds, cpu_seconds = spent[key]
       self.costs.setdefault(title, []).append(Cost(
           seconds / num_images, cpu_seconds / num_images, peak_bytes))
-
-  def _run_own_way(self, output, name, data_dir, num_steps, classifier=None):
-    """A run that is not the project's command line."""
-    arguments = ['--folder', output, '--data_dir', data_dir,
-                 '--pretrained', self._pretrained, '--steps', str(num_steps),
-                 '--warm_up_steps', str(_WARM_UP_STEPS)]
-    if classifier is not None:
-      arguments += ['--classifier', str(classifier)]
-    for flag in ('resnet_size', 'image_size', 'batch_size', 'images'):
-      arguments += ['--' + flag, str(getattr(self._args, flag))]
-    return self._run(name, *arguments)
-
-  def _run_short_way(self, output, data_dir, *flags):
-    args = self._args
-    return self._run_command_line(
-        output, data_dir, self._pretrained, args.resnet_size, args.image_size,
-        args.batch_size, *flags)
-
-  def _run_command_line(self, output, data_dir, pretrained, resnet_size,
-                        image_size, batch_size, *flags):
-    flags = ['-rv', '2', '-rs', str(resnet_size), '-bs', str(batch_size),
-             '--image_size', str(image_size), '--data_dir', data_dir,
-             '-pmcp', pretrained, '-md', os.path.join(output, 'model'),
-             '--softmax_dir', os.path.join(output, 'softmax')] + list(flags)
-    return self._run('command_line', '--warm_up_steps', str(_WARM_UP_STEPS),
-                     '--flags', json.dumps(flags))
 
   def measure_round(self):
     """Runs everything once."""
     num_steps, num_images = self._args.steps, self._args.images
     num_trained = (num_steps - _WARM_UP_STEPS) * self._args.batch_size
     for k in _TRAINED:
-      self._measure(self._run_own_way, {'training': _TRAINING.format(k)},
-                    num_trained, 'published_training', self._train_data,
-                    num_steps, k)
-    self._measure(self._run_short_way, {'training': _SHORT_TRAINING},
-                  num_trained, self._train_data, '--fine_tune',
-                  '--classifier_id', '0,1', '--nodump_softmaxes',
-                  '-te', '1000', '-ebe', '1000', '-mts', str(num_steps))
+      self._measure('published_training', {'training': _TRAINING.format(k)},
+                    num_trained, data_dir=self._train_data, classifier=k)
+    self._measure('command_line', {'training': _SHORT_TRAINING}, num_trained,
+                  data_dir=self._train_data, flags=[
+                      '--fine_tune', '--classifier_id', '0,1',
+                      '--nodump_softmaxes', '-te', '1000', '-ebe', '1000',
+                      '-mts', str(num_steps)])
     for k in _CLASSIFIERS:
-      self._measure(self._run_own_way,
-                    {'predicting': _PREDICTING.format(k),
-                     'evaluating': _EVALUATING.format(k)},
-                    num_images, 'published_dump', self._dump_data, num_steps, k)
-    self._measure(self._run_short_way, {'dumping': _SHORT_DUMP}, num_images,
-                  self._dump_data, *_DUMP_FLAGS)
-    self._measure(self._run_own_way, {'computing': _BARE}, num_trained,
-                  'bare', self._dump_data, num_steps)
+      self._measure('published_dump', {'predicting': _PREDICTING.format(k),
+                                       'evaluating': _EVALUATING.format(k)},
+                    num_images, data_dir=self._dump_data, classifier=k)
+    self._measure('command_line', {'dumping': _SHORT_DUMP}, num_images,
+                  data_dir=self._dump_data, flags=_DUMP_FLAGS)
+    self._measure('bare', {'computing': _BARE}, num_trained)
 
   def dump_memory(self):
     """Peak bytes of a dump with a small network, by number of images."""
-    checkpoint = os.path.join(self._folder, 'small_pretrained')
-    self._make_checkpoint(_SMALL_RESNET_SIZE, checkpoint)
+    small = dict(resnet_size=_SMALL_RESNET_SIZE, image_size=_SMALL_IMAGE_SIZE,
+                 batch_size=_SMALL_BATCH_SIZE)
+    pretrained = os.path.join(self._folder, 'small_pretrained')
+    self._run('pretrained', folder=pretrained, **small)
     jpeg = draw_jpeg(np.random.RandomState(0), 8, 8)
     peaks = collections.OrderedDict()
     for num_images in _SMALL_COUNTS:
-      say('dumping {:,} tiny images'.format(num_images))
+      say(f'dumping {num_images:,} tiny images')
       with tempfile.TemporaryDirectory(dir=self._folder) as folder:
         data_dir = os.path.join(folder, 'data')
         write_split(data_dir, 'validation', _SMALL_BATCH_SIZE, [jpeg])
         write_split(data_dir, 'train', num_images, [jpeg])
-        _, peaks[num_images] = self._run_command_line(
-            folder, data_dir, checkpoint, _SMALL_RESNET_SIZE,
-            _SMALL_IMAGE_SIZE, _SMALL_BATCH_SIZE, *_DUMP_FLAGS)
+        _, peaks[num_images] = self._run(
+            'command_line', folder=folder, data_dir=data_dir,
+            pretrained=pretrained, flags=_DUMP_FLAGS, **small)
     return peaks
 
 
@@ -257,11 +242,10 @@ def table_lines(costs):
   def add(title, of_rounds):
     seconds, cpu_seconds, peak_bytes = zip(*of_rounds)
     lines.append(form.format(
-        title, '{:.2f}'.format(1 / min(seconds)),
-        '{:.2f}'.format(1 / statistics.median(seconds)),
-        '{:.4f}'.format(min(cpu_seconds)),
-        '{:.4f}'.format(statistics.median(cpu_seconds)),
-        '{:.0f}'.format(max(peak_bytes) / 1e6)))
+        title, f'{1 / min(seconds):.2f}',
+        f'{1 / statistics.median(seconds):.2f}', f'{min(cpu_seconds):.4f}',
+        f'{statistics.median(cpu_seconds):.4f}',
+        f'{max(peak_bytes) / 1e6:.0f}'))
 
   def compare(title, slow, fast, number_form):
     ratios = [number_form.format(function(s) / function(f))
@@ -299,7 +283,7 @@ def step3_hours(costs):
   evaluated = _TRAIN_EPOCHS * FULL_COUNTS['validation']
   dumped = sum(FULL_COUNTS.values())
   return collections.OrderedDict([
-      ('training, {} epochs'.format(_TRAIN_EPOCHS), (
+      (f'training, {_TRAIN_EPOCHS} epochs', (
           trained * sum(best(_TRAINING.format(k)) for k in _TRAINED),
           trained * best(_SHORT_TRAINING))),
       ('evaluation after each', (
@@ -323,34 +307,32 @@ def step3_lines(costs):
            form.format('', 'hours', 'hours', '', 'CPU hours', 'CPU h', '')]
   for title, (published, short) in hours.items():
     cells = []
-    for i in range(len(short)):
-      cells += ['{:,.0f}'.format(published[i]), '{:,.0f}'.format(short[i]),
-                '{:.2f}'.format(published[i] / short[i])]
+    for before, after in zip(published, short):
+      cells += [f'{before:,.0f}', f'{after:,.0f}', f'{before / after:.2f}']
     lines.append(form.format(title, *cells))
   return lines
 
 
 def memory_lines(peaks):
   """The memory of dumps by number of images, a list of str."""
-  return ['', 'Peak memory of a dump with ResNet-v2-{}, {} pixels'.format(
-      _SMALL_RESNET_SIZE, _SMALL_IMAGE_SIZE)] + [
-          '{:>8,} images {:>6.0f} MB, of dumps {:>6.0f} MB'.format(
-              num_images, peak_bytes / 1e6,
-              num_images * len(_CLASSIFIERS) * (_NUM_CLASSES + 1) * 4 / 1e6)
-          for num_images, peak_bytes in peaks.items()]
+  image_bytes = len(_CLASSIFIERS) * (_NUM_CLASSES + 1) * 4
+  return ['', f'Peak memory of a dump with ResNet-v2-{_SMALL_RESNET_SIZE}, '
+          f'{_SMALL_IMAGE_SIZE} pixels'] + [
+              f'{num_images:>8,} images {peak_bytes / 1e6:>6.0f} MB, '
+              f'of dumps {num_images * image_bytes / 1e6:>6.0f} MB'
+              for num_images, peak_bytes in peaks.items()]
 
 
 def heading_lines(args, tensorflow_version):
   """What is measured and where, a list of str."""
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   return [
-      'ResNet-v2-{}, {} pixels, {} classes; batch {}; {} images dumped, {} '
-      'steps of training,'.format(
-          args.resnet_size, args.image_size, _NUM_CLASSES + 1, args.batch_size,
-          args.images, args.steps),
-      '{} rounds in turns; {} cores, {:.0f} GB; Python {}, TensorFlow {}'
-      .format(args.rounds, num_cores(), memory / 1e9,
-              platform.python_version(), tensorflow_version),
+      f'ResNet-v2-{args.resnet_size}, {args.image_size} pixels, '
+      f'{_NUM_CLASSES + 1} classes; batch {args.batch_size}; {args.images} '
+      f'images dumped, {args.steps} steps of training,',
+      f'{args.rounds} rounds in turns; {num_cores()} cores, '
+      f'{memory / 1e9:.0f} GB; Python {platform.python_version()}, TensorFlow '
+      f'{tensorflow_version}',
       'peak: of the whole process (PSS), training and dumping alike', '']
 
 
@@ -377,13 +359,13 @@ def parse_arguments(arguments=None):
   parser = make_parser(__doc__)
   for flag, default, what in (
       ('images', 192, 'images of the split whose dump is timed'),
-      ('steps', 8, 'training steps, of which the first {} are not timed'.format(
-          _WARM_UP_STEPS)),
+      ('steps', 8, f'training steps, of which the first {_WARM_UP_STEPS} are '
+       'not timed'),
       ('batch_size', 32, 'images in a step'),
       ('rounds', 2, 'how often each is run'),
       ('resnet_size', 50, 'depth of the network'),
       ('image_size', 224, 'height and width of the images')):
-    parser.add_argument('--' + flag, type=int, default=default, metavar='N',
+    parser.add_argument(f'--{flag}', type=int, default=default, metavar='N',
                         help=what + ' (%(default)s)')
   parser.add_argument('--skip_memory', action='store_true',
                       help='leave the dump of 100,000 images out')

@@ -25,16 +25,15 @@ sys.path.insert(0, os.path.join(ROOT, 'Imagenet'))
 from tf_compat import configure_logging, tf
 
 import dump_names
-import dump_run
-import exit_weights
+import dump_pass
 import imagenet_input
 import imagenet_main
+import resnet_checkpoint
 import resnet_model
 import resnet_run_loop
 import training_hooks
-from exit_session import ExitSession
 from imagenet_shards import find_shards
-from resnet_tables import CLASSIFIER_IDS
+from resnet_model import CLASSIFIER_IDS
 
 # The command line dumps the splits in this order, all in one session.
 _WARM_UP_SPLIT, _MEASURED_SPLIT = dump_names.SPLITS
@@ -169,31 +168,38 @@ def run_published_dump(args):
 
 
 def run_command_line(args):
-  """`imagenet_main.py` with --flags; training, dumping, or both.
+  """`imagenet_main.py` with --flags and those of the sizes and folders.
 
   The time of training is of the last steps, that of dumping of the split that
-  is dumped last: from before its first image is read until its files are whole
+  is dumped last: from before its first image is read until all files are whole
   and have their names.
   """
   spent = {}
   clock = _StepClock(args.warm_up_steps)
   make_hooks = training_hooks.make_hooks
 
-  class TimedDump(dump_run.SplitDump):
-    """Notes how long it is open."""
+  run_dump, dump_split = dump_pass.run, dump_pass._dump_split
+  start_of_split = None
 
-    def __enter__(self):
-      self._start = _now()
-      return super(TimedDump, self).__enter__()
+  def note_start(*arguments):
+    nonlocal start_of_split
+    start_of_split = _now()
+    return dump_split(*arguments)
 
-    def __exit__(self, *exception):
-      super(TimedDump, self).__exit__(*exception)
-      spent['dumping'] = list(_now() - self._start)
+  def note_end(*arguments):
+    results = run_dump(*arguments)
+    spent['dumping'] = list(_now() - start_of_split)
+    return results
 
   training_hooks.make_hooks = (
       lambda *arguments: make_hooks(*arguments) + [clock])
-  dump_run.SplitDump = TimedDump
-  sys.argv = ['imagenet_main.py'] + args.flags
+  dump_pass._dump_split, dump_pass.run = note_start, note_end
+  sys.argv = [
+      'imagenet_main.py', '-rv', '2', '-rs', str(args.resnet_size),
+      '-bs', str(args.batch_size), '--image_size', str(args.image_size),
+      '--data_dir', args.data_dir, '-pmcp', args.pretrained,
+      '-md', os.path.join(args.folder, 'model'),
+      '--softmax_dir', os.path.join(args.folder, 'softmax')] + args.flags
   try:
     imagenet_main.start()
   except SystemExit as end:
@@ -208,7 +214,7 @@ def run_bare(args):
   """The graph of the dumps, over --steps times one batch in memory."""
   shape = [args.image_size, args.image_size, imagenet_main.NUM_CHANNELS]
   model = _make_model(args)
-  weights = exit_weights.of_one_checkpoint(
+  weights = resnet_checkpoint.of_one_checkpoint(
       tf.train.latest_checkpoint(args.pretrained), collections.OrderedDict(
           (k, resnet_run_loop.exit_variable_shapes(model, k, shape))
           for k in CLASSIFIER_IDS))
@@ -220,8 +226,9 @@ def run_bare(args):
     return tf.data.Dataset.from_tensors((images, labels)).repeat(
         args.steps), {}
 
-  with ExitSession(model, CLASSIFIER_IDS, make_dataset, weights, ['/cpu:0'],
-                   tf.ConfigProto(allow_soft_placement=True)) as session:
+  with dump_pass.ExitSession(
+      model, CLASSIFIER_IDS, make_dataset, weights, ['/cpu:0'],
+      tf.ConfigProto(allow_soft_placement=True)) as session:
     for number, _ in enumerate(session.run()):
       if number < args.warm_up_steps:
         start = _now()
@@ -251,7 +258,7 @@ def main():
   parser.add_argument('--pretrained', help='folder of the checkpoint')
   parser.add_argument('--folder', help='for what is written')
   parser.add_argument('--flags', type=json.loads,
-                      help='those of imagenet_main.py, a JSON list')
+                      help='more of imagenet_main.py, a JSON list')
   args = parser.parse_args()
   if args.run != 'command_line':  # Which does so itself.
     configure_logging()

@@ -1,40 +1,50 @@
-"""Accuracy and cost of a cascade at given thresholds (paper, section 3)."""
+"""Judges thresholds and confidences: accuracy and cost (paper, section 3)."""
 
-import collections
+import typing
 
 import numpy as np
-
-# Of S settings.
-#   num_correct: int64 [S], images whose own exit is right.
-#   exit_counts: int64 [S, classifiers], images that leave at each.
-#   macs_per_image: float64 [S], mean cumulative multiply-accumulates.
-Outcomes = collections.namedtuple(
-    'Outcomes', 'num_correct exit_counts macs_per_image')
-
-# One row of the results. `setting` is epsilon in percent (cst, ccst), the
-# threshold (global), q (budgeted) or GMACs per image (pareto); `thresholds`
-# holds one float per classifier but the last, NaN where they depend on the
-# class. Accuracies and shares are fractions.
-Point = collections.namedtuple(
-    'Point', 'metric method setting thresholds test_accuracy test_accuracy_low '
-    'test_accuracy_high gmacs_per_image speedup exit_shares')
 
 # Two-sided 95 % quantile of the normal distribution.
 _Z = 1.959963984540054
 
+# Figure 5.d: bins of confidence, and bins that alpha is averaged over.
+NUM_BINS = 200
+NUM_SMOOTHED_BINS = 11
 
-def evaluate(answers, thresholds, exit_macs):
+
+# ---- The cascade ------------------------------------------------------------
+
+
+class Outcomes(typing.NamedTuple):
+  """What S settings of thresholds come to."""
+  num_correct: np.ndarray     # int64 [S], images whose own exit is right.
+  exit_counts: np.ndarray     # int64 [S, classifiers], images leaving at each.
+  macs_per_image: np.ndarray  # float64 [S], mean cumulative MACs.
+
+
+class Point(typing.NamedTuple):
+  """One setting of one method, judged. Accuracies and shares are fractions."""
+  metric: str                # 'top1' or 'top5'.
+  method: str                # A key of `thresholds.METHODS`.
+  setting: float             # In the unit of the method.
+  thresholds: tuple          # Per classifier before the last; NaN if per class.
+  test_accuracy: float
+  test_accuracy_low: float   # 95 % interval.
+  test_accuracy_high: float
+  gmacs_per_image: float
+  speedup: float             # Over the plain network, in MACs.
+  exit_shares: tuple         # Images that leave at each classifier.
+
+
+def evaluate(predictions, thresholds, exit_macs):
   """Sends every image through the cascade.
 
   Args:
-    answers: `answers.Answers`.
+    predictions: `predictions.CascadePredictions`.
     thresholds: float64 [S, T], or [S, T, classes] by predicted class.
     exit_macs: ints, cumulative MACs of leaving at each classifier.
-
-  Returns:
-    `Outcomes`.
   """
-  num_classifiers, num_images = len(exit_macs), len(answers.correct[0])
+  num_classifiers, num_images = len(exit_macs), len(predictions.correct[0])
   num_correct = np.zeros(len(thresholds), np.int64)
   exit_counts = np.zeros((len(thresholds), num_classifiers), np.int64)
   for setting, of_setting in enumerate(thresholds):
@@ -44,22 +54,17 @@ def evaluate(answers, thresholds, exit_macs):
       if m < num_classifiers - 1:
         threshold = of_setting[m]
         if np.ndim(threshold):
-          threshold = threshold[answers.predicted[m]]  # [images]
-        leaves = remains & (answers.confidence[m] >= threshold)
+          threshold = threshold[predictions.predicted[m]]  # [images]
+        leaves = remains & (predictions.confidence[m] >= threshold)
         remains = remains & ~leaves
       exit_counts[setting, m] = np.count_nonzero(leaves)
-      num_correct[setting] += np.count_nonzero(leaves & answers.correct[m])
-  return Outcomes(num_correct, exit_counts,
-                  exit_counts.dot(np.array(exit_macs, np.int64)) /
-                  float(num_images))
+      num_correct[setting] += np.count_nonzero(leaves & predictions.correct[m])
+  macs = exit_counts.dot(np.array(exit_macs, np.int64))
+  return Outcomes(num_correct, exit_counts, macs / float(num_images))
 
 
 def wilson_interval(num_correct, num_images):
-  """95 % interval of a proportion (Wilson 1927).
-
-  Returns:
-    `(low, high)`, fractions.
-  """
+  """95 % interval of a proportion (Wilson 1927): `(low, high)`, fractions."""
   share = num_correct / float(num_images)
   centre = share + _Z**2 / (2 * num_images)
   spread = _Z * np.sqrt(
@@ -69,56 +74,109 @@ def wilson_interval(num_correct, num_images):
           np.minimum((centre + spread) / scale, 1.))
 
 
-def points(metric, method, settings, thresholds, answers, cost):
-  """Judges the thresholds of one method.
+def points(metric, method, fitted, predictions, cost):
+  """Judges the thresholds of one method; a list of `Point`, one per setting.
 
   Args:
-    metric: 'top1' or 'top5'.
-    method: such as 'cst'.
-    settings: floats [S].
-    thresholds: float64 [S, T] or [S, T, classes].
-    answers: `answers.Answers` of the judging split.
+    metric, method: of the points.
+    fitted: `thresholds.Fitted`.
+    predictions: `predictions.CascadePredictions` of the judging split.
     cost: `macs.NetworkCost`.
-
-  Returns:
-    A list of S `Point`s.
   """
-  outcomes = evaluate(answers, thresholds, cost.exit_macs)
-  num_images = len(answers.correct[0])
-  low, high = wilson_interval(outcomes.num_correct, num_images)
-  per_class = (float('nan'),) * (len(answers.correct) - 1)
-  return [
-      Point(metric, method, float(settings[i]),
-            per_class if np.ndim(thresholds[i]) > 1
-            else tuple(thresholds[i].tolist()),
-            float(outcomes.num_correct[i] / float(num_images)),
-            float(low[i]), float(high[i]),
-            float(outcomes.macs_per_image[i] / 1e9),
-            float(cost.plain_macs / outcomes.macs_per_image[i]),
-            tuple((outcomes.exit_counts[i] / float(num_images)).tolist()))
-      for i in range(len(settings))]
+  outcomes = evaluate(predictions, fitted.thresholds, cost.exit_macs)
+  num_images = float(len(predictions.correct[0]))
+  low, high = wilson_interval(outcomes.num_correct, len(predictions.correct[0]))
+  per_class = (float('nan'),) * (len(predictions.correct) - 1)
+  return [Point(
+      metric=metric,
+      method=method,
+      setting=float(setting),
+      thresholds=(per_class if thresholds.ndim > 1
+                  else tuple(thresholds.tolist())),
+      test_accuracy=float(outcomes.num_correct[i] / num_images),
+      test_accuracy_low=float(low[i]),
+      test_accuracy_high=float(high[i]),
+      gmacs_per_image=float(outcomes.macs_per_image[i] / 1e9),
+      speedup=float(cost.plain_macs / outcomes.macs_per_image[i]),
+      exit_shares=tuple((outcomes.exit_counts[i] / num_images).tolist()),
+  ) for i, (setting, thresholds) in enumerate(
+      zip(fitted.settings, fitted.thresholds))]
 
 
 def area_under_curve(method_points, classifier_accuracies, cost):
   """Mean accuracy over cost, from the first classifier's to the last's.
 
-  The area under the line through a method's points in the accuracy-MACs plane,
-  divided by its width. Both ends belong to every method: all images leave at
-  the first classifier, or at the last.
-
-  Args:
-    method_points: `Point`s of one method and metric.
-    classifier_accuracies: fractions, of each classifier on its own, on the
-      judging split.
-    cost: `macs.NetworkCost`.
-
-  Returns:
-    A fraction.
+  This is the area under the line through a method's points in the
+  accuracy-MACs plane, divided by its width. Both ends belong to every method:
+  all images leave at the first classifier, or at the last. Their accuracies
+  are `classifier_accuracies`, fractions.
   """
   ends = [(cost.exit_macs[0] / 1e9, classifier_accuracies[0]),
           (cost.exit_macs[-1] / 1e9, classifier_accuracies[-1])]
   line = sorted(ends + [(point.gmacs_per_image, point.test_accuracy)
                         for point in method_points])
   gmacs, accuracies = np.array(line).T
-  return float(np.trapezoid(accuracies, gmacs) if hasattr(np, 'trapezoid')
-               else np.trapz(accuracies, gmacs)) / (ends[1][0] - ends[0][0])
+  area = float(np.trapezoid(accuracies, gmacs) if hasattr(np, 'trapezoid')
+               else np.trapz(accuracies, gmacs))
+  return area / (ends[1][0] - ends[0][0])
+
+
+# ---- Softmax as a confidence measure: figure 5.d ----------------------------
+
+
+class ConfidenceCurve(typing.NamedTuple):
+  """Of one classifier, on one split for one metric; each [NUM_BINS].
+
+  What is not defined, such as the accuracy of no images, is NaN.
+  """
+  num_images: np.ndarray       # int64, images with a confidence in the bin.
+  share: np.ndarray            # float64, the same as a fraction of all images.
+  accuracy_in_bin: np.ndarray  # float64, a fraction.
+  alpha: np.ndarray            # float64, accuracy from the bin's lower edge up.
+  alpha_smoothed: np.ndarray   # float64, its moving average.
+
+
+def bin_edges():
+  """Edges of the bins, ascending from 0 to 1; float64 [NUM_BINS + 1].
+
+  A bin contains its lower edge. The last also contains 1, and sums of rounded
+  softmaxes above 1.
+  """
+  return np.arange(NUM_BINS + 1) / float(NUM_BINS)
+
+
+def confidence_curve(confidence, correct):
+  """`ConfidenceCurve` of confidence float, and correct bool, both [images]."""
+  # Looked up among the edges: multiplied by 200, some confidences that equal an
+  # edge would fall below it.
+  bins = np.searchsorted(bin_edges()[:-1], confidence, side='right') - 1
+  num_images = np.bincount(bins, minlength=NUM_BINS)
+  num_correct = np.bincount(bins[correct], minlength=NUM_BINS)
+  alpha = _quotient(_count_from_bin_on(num_correct),
+                    _count_from_bin_on(num_images))
+  return ConfidenceCurve(
+      num_images,
+      _quotient(num_images, np.full(NUM_BINS, len(confidence))),
+      _quotient(num_correct, num_images), alpha, _smoothed(alpha))
+
+
+def _count_from_bin_on(counts):
+  return np.cumsum(counts[::-1])[::-1]
+
+
+def _quotient(numerator, denominator):
+  """Quotients of whole numbers, NaN if the denominator is 0."""
+  return np.divide(numerator, denominator, where=denominator > 0,
+                   out=np.full(len(numerator), np.nan))
+
+
+def _smoothed(alpha):
+  """The mean of each value and its neighbours, fewer of them at the ends.
+
+  Alpha ends at the largest confidence and is NaN from there on, as is this.
+  """
+  filled = ~np.isnan(alpha)
+  window = np.ones(NUM_SMOOTHED_BINS)
+  sums = np.convolve(np.where(filled, alpha, 0), window, mode='same')
+  counts = np.convolve(filled, window, mode='same')
+  return _quotient(np.where(filled, sums, np.nan), counts)

@@ -1,17 +1,17 @@
 """The paper's figures, and the shares of the exits, as PNG and PDF.
 
 Functions that draw return a `matplotlib.figure.Figure`, `save` writes one, and
-`write_figures` does all. They need no display. Nothing in matplotlib's state
+`write_figures` lists all. They need no display. Nothing in matplotlib's state
 or in the user's matplotlibrc changes what is drawn, and the same input gives
 the same bytes.
 
-What colour tells apart, so do lines, markers and lightness, for grey print.
+Whatever differs in colour also differs in line, marker or lightness, for print
+in grey.
 
-matplotlib is imported where it is used: that takes longer than all of step 4,
-which draws nothing.
+matplotlib is imported where it is used: importing it takes longer than all of
+step 4, which draws nothing.
 """
 
-import collections
 import contextlib
 import importlib.util
 import math
@@ -20,14 +20,14 @@ import threading
 
 import numpy as np
 
-from cascade.analysis import EPSILON_METHODS, METHODS
-from cascade.answers import METRIC_TITLES
-from cascade.confidence import bin_edges
-from user_error import UserError
+from cascade import UserError
+from cascade.evaluation import bin_edges
+from cascade.predictions import METRIC_TITLES
+from cascade.thresholds import EPSILON_METHODS, METHODS
 
 PNG_DPI = 300
 
-# Inches. The width is that of the text of a one-column page. The legend lies
+# Inches. The width is that of the text on a one-column page. The legend lies
 # above the panels, where it hides no point.
 _WIDTH = 5.
 _RIGHT_MARGIN = .22
@@ -57,16 +57,16 @@ _STYLE = {
 }
 _ANNOTATION_SIZE = 7.5
 
-# Inches, of what is written beside points with its distance from them: the
-# height of a classifier's name, the width of an epsilon, and how far points
-# with an epsilon are apart.
+# Inches, for the text beside points, distance included: the height of a
+# classifier's name, the width of an epsilon, and the least distance of two
+# points with an epsilon.
 _NAME_HEIGHT = .2
 _EPSILON_WIDTH = .6
 _EPSILON_SPACING = .45
 
 # How the points of each method are drawn; the paper's are the most prominent.
 # A method of about 1000 points is a line without markers.
-_METHOD_LINES = {
+METHOD_LINES = {
     'cst': dict(label='cst, per classifier', color='#0b2d5c', linewidth=2.,
                 marker='o', markersize=4.8, zorder=4),
     'global': dict(label='global, one for all', color='#aaaaaa', linewidth=3.,
@@ -79,7 +79,8 @@ _METHOD_LINES = {
                    linewidth=.9, linestyle='--', zorder=6),
 }
 
-# A classifier has the same colour and line in all figures, by its number.
+# A classifier has the same colour and line in all figures, by its number; from
+# the fourth on they repeat.
 _CLASSIFIER_COLORS = ('#f0a848', '#c1503f', '#2b2f63')
 _CLASSIFIER_LINES = (':', '--', '-')
 
@@ -95,32 +96,18 @@ _LEAST_SHARE = .001
 _CONFIDENCE_LABELS = {
     'top1': 'Confidence (largest softmax)',
     'top5': 'Confidence (sum of top-5 softmaxes)'}
-_EPSILON_LABEL = 'Accuracy given up, ε (%)'
-_SETTING_LABELS = {
-    'cst': _EPSILON_LABEL,
-    'ccst': _EPSILON_LABEL,
-    'global': 'Threshold of all classifiers',
-    'budgeted': 'Ratio of exit shares, q',
-    'pareto': 'Cost where fitted (GMACs per image)',
-}
-
-
-def matplotlib_version():
-  """The version that draws, a str."""
-  import matplotlib
-  return matplotlib.__version__
 
 
 def check_is_there():
-  """Raises `UserError` if matplotlib is not installed."""
+  """Raises a `UserError` if matplotlib is not installed."""
   if importlib.util.find_spec('matplotlib') is None:
-    raise UserError('-output_dir: the figures need matplotlib, which this '
-                    'Python has not; install it, or use the environment that '
-                    './setup_env.sh analysis makes')
+    raise UserError('-output_dir: the figures need matplotlib, and this '
+                    'Python does not have it; install it, or use the '
+                    'environment that ./setup_env.sh analysis makes')
 
 
 def load_in_background():
-  """Begins to import matplotlib, half a second that may pass while one reads.
+  """Starts importing matplotlib: half a second, while the dumps are read.
 
   Whoever needs it sooner waits for it.
   """
@@ -129,51 +116,37 @@ def load_in_background():
       import matplotlib.backends.backend_agg
       import matplotlib.backends.backend_pdf
       import matplotlib.figure
-    except ImportError:  # Said by `check_is_there`.
+    except ImportError:  # `check_is_there` says so.
       pass
 
   threading.Thread(target=load).start()
 
 
 def write_figures(folder, results, curves, classifier_ids, cost):
-  """Draws and writes all figures.
+  """Draws and writes all figures; returns the names of the files.
 
   `accuracy_vs_macs_<metric>` are figures 4.d and 4.e of the paper,
-  `confidence_clf` is 5.d, and `exit_shares` shows where images leave.
+  `confidence_clf` is 5.d, and `exit_shares` shows where images leave. A new
+  figure is a function that draws it and a line here.
 
   Args:
     folder: an existing folder.
     results: a dict from metric to `analysis.MetricResults`.
     curves: a dict from metric to a dict from classifier to
-      `confidence.ConfidenceCurve`.
+      `evaluation.ConfidenceCurve`.
     classifier_ids: ints, ascending.
     cost: `macs.NetworkCost`.
-
-  Returns:
-    The names of the files, a list of str.
   """
-  exit_gmacs = [macs / 1e9 for macs in cost.exit_macs]
-  plain_gmacs = cost.plain_macs / 1e9
-  names = []
+  figures = {}
   for metric, of_metric in results.items():
-    accuracies = of_metric.classifier_accuracies
-    # The last classifier is the plain network's, unless that takes more.
-    plain = None
-    if exit_gmacs[-1] >= plain_gmacs:
-      plain = plain_gmacs, accuracies[-1]
-    comparison = []
-    if metric == 'top5' and cost.is_paper_network:
-      comparison = [(plain_gmacs / speedup, accuracy) for speedup, accuracy
-                    in zip(BOLUKBASI_SPEEDUP, BOLUKBASI_TOP5_ACCURACY)]
-    classifiers = collections.OrderedDict(
-        zip(classifier_ids, zip(exit_gmacs, accuracies)))
-    names += save(folder, 'accuracy_vs_macs_' + metric, accuracy_vs_macs(
-        metric, of_metric.points, classifiers, plain, comparison))
-  names += save(folder, 'confidence_clf', confidence_clf(curves))
-  names += save(folder, 'exit_shares', exit_shares(
+    figures['accuracy_vs_macs_' + metric] = accuracy_vs_macs(
+        metric, of_metric, classifier_ids, cost)
+  figures['confidence_clf'] = confidence_clf(curves)
+  figures['exit_shares'] = exit_shares(
       {metric: of_metric.points for metric, of_metric in results.items()},
-      classifier_ids))
-  return names
+      classifier_ids)
+  return [name for stem, figure in figures.items()
+          for name in save(folder, stem, figure)]
 
 
 @contextlib.contextmanager
@@ -186,50 +159,41 @@ def _style():
 
 @_style()
 def save(folder, stem, figure):
-  """Writes a figure as PNG and as PDF.
-
-  Args:
-    folder: an existing folder.
-    stem: of the file names.
-    figure: `matplotlib.figure.Figure`.
-
-  Returns:
-    Both file names.
-  """
+  """Writes a figure as PNG and as PDF; returns both file names."""
   names = [stem + '.png', stem + '.pdf']
-  # Saves a third of the time and costs a fifth of space.
+  # Level 3 takes two thirds of the time and a fifth more space.
   figure.savefig(os.path.join(folder, names[0]), dpi=PNG_DPI,
                  pil_kwargs={'compress_level': 3})
-  # A date would make each run's file another.
+  # With a date, each run's file would differ.
   figure.savefig(os.path.join(folder, names[1]),
                  metadata={'CreationDate': None})
   return names
 
 
 @_style()
-def accuracy_vs_macs(metric, points, classifiers, plain, comparison):
+def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
   """Accuracy of the cascade against its cost: figures 4.d and 4.e.
 
-  Args:
-    metric: 'top1' or 'top5'.
-    points: a dict from method to its list of `evaluation.Point`, in the order
-      in which a line connects them.
-    classifiers: a dict from classifier to (GMACs per image, accuracy) where
-      all images leave there.
-    plain: (GMACs per image, accuracy) of the plain network, or None.
-    comparison: (GMACs per image, accuracy) of Bolukbasi et al.; may be empty.
-
-  Returns:
-    A `matplotlib.figure.Figure`.
+  A line connects the points of a method in their order.
   """
+  plain_gmacs = cost.plain_macs / 1e9
+  alone = [(macs / 1e9, accuracy) for macs, accuracy in zip(
+      cost.exit_macs, of_metric.classifier_accuracies)]
+  # The last classifier is the plain network's, unless that one costs more.
+  plain = [(plain_gmacs, accuracy) for gmacs, accuracy in alone[-1:]
+           if gmacs >= plain_gmacs]
+  comparison = []
+  if metric == 'top5' and cost.is_paper_network:
+    comparison = [(plain_gmacs / speedup, accuracy) for speedup, accuracy
+                  in zip(BOLUKBASI_SPEEDUP, BOLUKBASI_TOP5_ACCURACY)]
   series = [
       ([(point.gmacs_per_image, point.test_accuracy)
-        for point in points[method]], _METHOD_LINES[method])
-      for method in METHODS if method in points]
+        for point in of_metric.points[method]], METHOD_LINES[method])
+      for method in METHODS if method in of_metric.points]
   for marks, label, marker, size, zorder in (
       (comparison, 'Bolukbasi et al. 2017', 'D', 4, 7),
-      ([plain] if plain else [], 'plain network', '*', 10, 8),
-      (list(classifiers.values()), 'all at one classifier', 'x', 4.5, 7)):
+      (plain, 'plain network', '*', 10, 8),
+      (alone, 'all at one classifier', 'x', 4.5, 7)):
     if marks:
       series.append((marks, dict(
           label=label, marker=marker, markersize=size, color='k',
@@ -239,19 +203,19 @@ def accuracy_vs_macs(metric, points, classifiers, plain, comparison):
   for marks, style in series:
     gmacs, accuracies = np.array(marks).T
     axes.plot(gmacs, 100 * accuracies, **style)
-  # One classifier alone may be far from what the methods make of all.
+  # A classifier alone may be far from what the methods achieve with all.
   gmacs, accuracies = np.concatenate([marks for marks, _ in series[:-1]]).T
   axes.set_xlim(_limits(gmacs, margin=.06, least_span=.01 * gmacs.max()))
   axes.set_ylim(_limits(100 * accuracies, margin=.12, least_span=1))
   axes.set_xlabel('Cost (GMACs per image)')
-  axes.set_ylabel('{} accuracy of the cascade (%)'.format(
-      METRIC_TITLES[metric].capitalize()))
-  for k, (gmacs, accuracy) in classifiers.items():
+  axes.set_ylabel(
+      f'{METRIC_TITLES[metric].capitalize()} accuracy of the cascade (%)')
+  for k, (gmacs, accuracy) in zip(classifier_ids, alone):
     if _inches_from_corner(axes, gmacs, accuracy)[1] > _NAME_HEIGHT:
       axes.annotate(_classifier_name(k), (gmacs, 100 * accuracy), (0, -5),
                     textcoords='offset points', ha='center', va='top',
                     size=_ANNOTATION_SIZE)
-  _annotate_epsilons(axes, points.get('cst', []))
+  _annotate_epsilons(axes, of_metric.points.get('cst', []))
   figure.legend(loc='upper center', ncol=_LEGEND_COLUMNS)
   return figure
 
@@ -259,10 +223,8 @@ def accuracy_vs_macs(metric, points, classifiers, plain, comparison):
 def _limits(values, margin, least_span):
   """Limits of an axis with room for annotations and for the tick labels.
 
-  Args:
-    values: float [values], what is to be seen.
-    margin: on both sides, relative to the span of `values`.
-    least_span: of the limits; a smaller range takes longer tick labels.
+  `margin` is relative to the span of the values; a span below `least_span`
+  would need longer tick labels.
   """
   low, high = values.min(), values.max()
   spare = max(margin * (high - low), (least_span - (high - low)) / 2)
@@ -270,13 +232,13 @@ def _limits(values, margin, least_span):
 
 
 def _inches_from_corner(axes, gmacs, accuracy):
-  """Where a point is, from the lower left corner of `axes`; float64 [2]."""
+  """A point's position from the lower left corner of `axes`; float64 [2]."""
   pixels = axes.transData.transform((gmacs, 100 * accuracy))
   return (pixels - axes.bbox.p0) / axes.figure.dpi
 
 
 def _annotate_epsilons(axes, points):
-  """Writes epsilon beside points: round ones first, none too close."""
+  """Writes epsilon beside points, round values first, none too close."""
   annotated = []
   for point in sorted(points, key=lambda point: (
       point.setting % 5 != 0, point.setting % 1 != 0, point.setting)):
@@ -287,7 +249,7 @@ def _annotate_epsilons(axes, points):
       continue
     annotated.append(place)
     axes.annotate(  # Up and to the left of the curve, which rises.
-        'ε = {:g} %'.format(point.setting),
+        f'ε = {point.setting:g} %',
         (point.gmacs_per_image, 100 * point.test_accuracy), (-7, 9),
         textcoords='offset points', ha='right', va='bottom',
         size=_ANNOTATION_SIZE, zorder=9,
@@ -301,13 +263,8 @@ def _annotate_epsilons(axes, points):
 def confidence_clf(curves):
   """Softmax as a confidence measure: figure 5.d.
 
-  Args:
-    curves: a dict from metric to a dict from classifier to
-      `confidence.ConfidenceCurve`.
-
-  Returns:
-    A `matplotlib.figure.Figure` with a column of panels for each metric: alpha
-    of all classifiers, and how many images of each have which confidence.
+  A column of panels for each metric: alpha of all classifiers, and for each
+  classifier the histogram of confidences.
   """
   classifier_ids = list(next(iter(curves.values())))
   edges = bin_edges()
@@ -319,10 +276,11 @@ def confidence_clf(curves):
     column[0].set_xlim(0, 1)
     column[-1].set_xlabel(_CONFIDENCE_LABELS[metric])
     for panel, (k, curve) in zip(column[1:], of_metric.items()):
-      color = _CLASSIFIER_COLORS[k]
+      color = _of_classifier(k, _CLASSIFIER_COLORS)
       column[0].plot(edges[:-1], 100 * curve.alpha_smoothed, color=color,
-                     linestyle=_CLASSIFIER_LINES[k], linewidth=1.4)
-      # The outline of all bars: as many patches would take a second.
+                     linestyle=_of_classifier(k, _CLASSIFIER_LINES),
+                     linewidth=1.4)
+      # The outline of all bars: a patch for each would take a second.
       share = 100 * np.append(curve.share, curve.share[-1])
       panel.fill_between(edges, share, _LEAST_SHARE, color=color,
                          linewidth=0, step='post')
@@ -352,30 +310,23 @@ def confidence_clf(curves):
 def exit_shares(points, classifier_ids):
   """Shares of the images that leave at each classifier, against the setting.
 
-  Drawn is the paper's method, or else another with epsilon, or else any.
-
-  Args:
-    points: a dict from metric to a dict from method to its `evaluation.Point`s.
-    classifier_ids: ints, ascending.
-
-  Returns:
-    A `matplotlib.figure.Figure`, a panel for each metric.
+  Shows the paper's method, or else another with epsilon, or else any.
   """
   figure, panels = _figure([1.5], len(points), num_text_rows=2)
   for panel, (metric, of_metric) in zip(panels[0], points.items()):
-    method = next(method for method in EPSILON_METHODS + METHODS
+    method = next(method for method in EPSILON_METHODS + list(METHODS)
                   if method in of_metric)
     settings = [point.setting for point in of_metric[method]]
     shares = [point.exit_shares for point in of_metric[method]]
-    if len(settings) == 1:  # A band, where an area would have no width.
+    if len(settings) == 1:  # A band: an area would have no width.
       panel.set_xticks(settings)
       settings = [settings[0] - .5, settings[0] + .5]
       shares = 2 * shares
     areas = panel.stackplot(
         settings, 100 * np.array(shares).T, edgecolor='w', linewidth=.6,
-        colors=[_CLASSIFIER_COLORS[k] for k in classifier_ids])
+        colors=[_of_classifier(k, _CLASSIFIER_COLORS) for k in classifier_ids])
     panel.set_title(METRIC_TITLES[metric].capitalize())
-    panel.set_xlabel(_SETTING_LABELS[method])
+    panel.set_xlabel(METHODS[method].setting)
     panel.set_xlim(settings[0], settings[-1])
   panels[0, 0].set_ylim(0, 100)
   panels[0, 0].set_ylabel('Images (%)')
@@ -386,17 +337,10 @@ def exit_shares(points, classifier_ids):
 
 
 def _figure(panel_heights, num_columns, num_text_rows, left_margin=.62):
-  """An empty figure.
+  """An empty figure and its `Axes` [rows, columns].
 
-  Args:
-    panel_heights: of each row of panels, in inches.
-    num_columns: of panels.
-    num_text_rows: rows of the legend and the title above the panels.
-    left_margin: in inches.
-
-  Returns:
-    `(figure, panels)`: a `Figure` and its `Axes` [rows, columns]; those of a
-    column have the x-axis in common, those of a row the y-axis.
+  Columns share the x-axis, rows the y-axis. `panel_heights` and `left_margin`
+  are in inches; `num_text_rows` are those of legend and title above the panels.
   """
   from matplotlib.figure import Figure
   gap = .15
@@ -415,4 +359,8 @@ def _figure(panel_heights, num_columns, num_text_rows, left_margin=.62):
 
 def _classifier_name(classifier_id):
   """The name that the paper's repository uses."""
-  return 'clf{}'.format(classifier_id)
+  return f'clf{classifier_id}'
+
+
+def _of_classifier(classifier_id, styles):
+  return styles[classifier_id % len(styles)]

@@ -1,34 +1,30 @@
-"""What it costs to leave at each classifier, in multiply-accumulates (MACs).
+"""The cost of leaving at each classifier, in multiply-accumulates (MACs).
 
-Three sources: `cascade.json`, written with the dumps or by hand for a network
-of one's own; a count of the official ResNets by formula; and the spreadsheet
-published with the paper. The first two count convolutions and dense layers,
-without biases, batch normalization and pooling, and agree to the last digit.
+It comes from one of three sources: `cascade.json`, written with the dumps or by
+hand for a network of one's own; the exact count of the paper's network; or the
+spreadsheet published with the paper. The first two count convolutions and dense
+layers, without biases, batch normalization and pooling.
 """
 
-import collections
+import itertools
 import json
 import os
+import typing
 
-import cascade_record
-import resnet_tables
-from user_error import UserError
+import dump_record
+from cascade import UserError
+from dump_names import CASCADE_FILE_NAME
 
-# `network` and `source` are for people. `exit_macs` is a list of int, the
-# cumulative MACs per image to leave at each classifier; `plain_macs` is the
-# cost of the network without exits. The comparison points of Bolukbasi et al.
-# 2017 belong to `is_paper_network`.
-NetworkCost = collections.namedtuple(
-    'NetworkCost', 'network source exit_macs plain_macs is_paper_network')
+# The paper's network, ResNet-50 v2 at 224 pixels, with the keys of
+# cascade.json; `num_classes` includes the background class.
+_PAPER_NETWORK = {'network': 'ResNet-v2-50', 'image_size': 224,
+                  'num_classes': 1001}
 
-# The network of the paper, ResNet-50 v2 at 224 pixels, under the names that
-# cascade.json has for it; classes with the background class.
-_PAPER_VERSION, _PAPER_SIZE = 2, 50
-_PAPER_NETWORK = collections.OrderedDict([
-    ('network', resnet_tables.network_name(_PAPER_VERSION, _PAPER_SIZE)),
-    ('image_size', 224),
-    ('num_classes', 1001),
-])
+# Its MACs per image, exactly: of the trunk up to each classifier, and of each
+# head. The test suite derives them from the network's tables.
+_EXACT_TRUNK_MACS = {0: 1813561344, 1: 3277897728, 2: 4087136256}
+_EXACT_HEAD_MACS = {0: 3122176, 1: 3122176, 2: 2050048}
+_EXACT_PLAIN_MACS = 4089186304
 
 # MAC_count_calculations.xlsx of the published repository: to classifier 0, from
 # there to 1, from there to 2, and the plain network. It differs from the exact
@@ -37,222 +33,169 @@ _PAPER_NETWORK = collections.OrderedDict([
 # they have 2048.
 PUBLISHED_MACS_FROM_EXIT_TO_EXIT = (1817092009, 1467571177, 759970793)
 PUBLISHED_PLAIN_MACS = 4037883817
+_PUBLISHED_CLASSIFIER_IDS = [0, 1, 2]
 
-# Costs are added up over all images, in 64 bits: two million images have room.
+# Costs are added up over all images, in 64 bits: two million images fit.
 _MOST_MACS = 4 * 10**12
 
-# An entry of `exits`; what it does not have is None. `key` is its place in the
-# file, for messages.
-_Exit = collections.namedtuple(
-    '_Exit', 'key trunk_macs head_macs cumulative_macs')
+
+class NetworkCost(typing.NamedTuple):
+  """What a cascade costs per image."""
+  network: str            # Its name, for people.
+  source: str             # Where the numbers come from, for people.
+  exit_macs: list         # Ints, cumulative MACs of leaving at each classifier.
+  plain_macs: int         # MACs of the network without exits.
+  is_paper_network: bool  # Comparable with Bolukbasi et al. 2017.
+
+
+class _Exit(typing.NamedTuple):
+  """An entry of `exits`; what the file lacks is None."""
+  key: str  # Its place in the file, for messages.
+  trunk_macs: int
+  head_macs: int
+  cumulative_macs: int
 
 
 def network_cost(macs_option, dump_folder, classifier_ids, num_classes):
-  """What the network of a dump folder costs.
+  """The cost of the network whose dumps a folder holds.
 
   Args:
-    macs_option: None or 'exact': from the folder's `cascade.json`, and for
-      dumps without one ResNet-v2-50 at 224 pixels, if that may be the network.
-      'published': the paper's spreadsheet. Else the path of a file in the
-      format of `cascade.json`, of which `plain_network_macs` is needed, and of
-      each of `exits` its `classifier_id` with `trunk_macs` and `head_macs`, or
-      with `cumulative_macs`.
+    macs_option: None or 'exact': from the folder's `cascade.json`; for dumps
+      without one, that of the paper's network, if they may be from it.
+      'published': the paper's spreadsheet. Otherwise the path of a file in the
+      format of `cascade.json`: it needs `plain_network_macs`, and in each entry
+      of `exits` a `classifier_id` with `trunk_macs` and `head_macs`, or with
+      `cumulative_macs`.
     dump_folder: an existing folder.
     classifier_ids: the classifiers of the cascade, ascending, at least two.
       The heads of others are not counted.
     num_classes: columns of the softmaxes; None if not known.
 
   Returns:
-    A `NetworkCost`.
+    `NetworkCost`.
 
   Raises:
     UserError: a file is missing or wrong, or the cost is not known.
   """
-  assert len(classifier_ids) > 1 and (
-      list(classifier_ids) == sorted(set(classifier_ids))), classifier_ids
-  record_path = os.path.join(dump_folder, cascade_record.FILE_NAME)
+  record_path = os.path.join(dump_folder, CASCADE_FILE_NAME)
   if macs_option == 'published':
     return _published_cost(record_path, classifier_ids, num_classes)
   if macs_option not in (None, 'exact'):
     if not os.path.exists(macs_option):
-      raise UserError("-macs {}: no such file; it is 'exact', 'published', or "
-                      'a file like the {} that step 3 writes'.format(
-                          macs_option, cascade_record.FILE_NAME))
+      raise UserError(
+          f"-macs {macs_option}: no such file; it is 'exact', 'published', or "
+          f'a file like the {CASCADE_FILE_NAME} that step 3 writes')
     return _CostFile(
-        macs_option, 'correct it after the model of the {} that step 3 writes'
-        .format(cascade_record.FILE_NAME)).cost(
-            macs_option, classifier_ids, num_classes)
+        macs_option, f'correct it after the model of the {CASCADE_FILE_NAME} '
+        'that step 3 writes').cost(macs_option, classifier_ids, num_classes)
   if os.path.exists(record_path):
     return _CostFile(
         record_path, 'dump the classifiers again (step 3) or name a -macs '
-        'FILE.json').cost(
-            '{} in {}'.format(cascade_record.FILE_NAME, dump_folder),
-            classifier_ids, num_classes)
-  if num_classes not in (None, _PAPER_NETWORK['num_classes']):
-    raise UserError(
-        '{}: no such file, and softmaxes of {:,} classes are not from the '
-        'network of the paper ({:,}), so that their cost is not known; dump '
-        'again (step 3) or name a -macs FILE.json'.format(
-            record_path, num_classes, _PAPER_NETWORK['num_classes']))
-  exits = resnet_macs(
-      _PAPER_SIZE, _PAPER_NETWORK['image_size'], _PAPER_NETWORK['num_classes'])
+        'FILE.json').cost(f'{CASCADE_FILE_NAME} in {dump_folder}',
+                          classifier_ids, num_classes)
+  return _exact_cost(record_path, classifier_ids, num_classes)
+
+
+def _exact_cost(record_path, classifier_ids, num_classes):
+  """The paper's network, for dumps that may be from it."""
+  paper_classes = _PAPER_NETWORK['num_classes']
+  difference = None
+  if num_classes not in (None, paper_classes):
+    difference = (f'softmaxes of {num_classes:,} classes are not from the '
+                  f'network of the paper ({paper_classes:,})')
+  elif not set(classifier_ids) <= set(_EXACT_TRUNK_MACS):
+    difference = (f'classifiers {_listed(classifier_ids)} are not those of the '
+                  f'network of the paper ({_listed(_EXACT_TRUNK_MACS)})')
+  if difference:
+    raise UserError(f'{record_path}: no such file, and {difference}, so their '
+                    'cost is not known; dump again (step 3) or name a -macs '
+                    'FILE.json')
+  network, image_size = _PAPER_NETWORK['network'], _PAPER_NETWORK['image_size']
   return NetworkCost(
-      _PAPER_NETWORK['network'],
-      'exact count of {network} at {image_size} pixels'.format(
-          **_PAPER_NETWORK),
-      _cumulative_macs(exits, classifier_ids), plain_macs(exits), True)
-
-
-def resnet_macs(resnet_size, image_size, num_classes):
-  """Counts the MACs of an official ResNet with its exits, by formula.
-
-  Versions 1 and 2 differ in where batch normalization is, not in this.
-
-  Args:
-    resnet_size: 18, 34, 50, 101, 152 or 200.
-    image_size: height and width in pixels, a multiple of 32.
-    num_classes: outputs of each classifier, background class included.
-
-  Returns:
-    An ordered dict from classifier to `(trunk_macs, head_macs)`: per image,
-    from the image to the classifier's map, and of the classifier alone.
-  """
-  assert image_size > 0, image_size
-  assert image_size % resnet_tables.IMAGE_SIZE_DIVISOR == 0, image_size
-  is_bottleneck = resnet_size >= resnet_tables.SMALLEST_BOTTLENECK_SIZE
-  channels = resnet_tables.NUM_FILTERS
-  side = image_size // resnet_tables.FIRST_CONV_STRIDE
-  trunk_macs = side**2 * resnet_tables.FIRST_KERNEL_SIZE**2 * 3 * channels
-  side //= resnet_tables.FIRST_POOL_STRIDE
-  exits = collections.OrderedDict()
-  for index, num_blocks in enumerate(resnet_tables.BLOCK_SIZES[resnet_size]):
-    filters = resnet_tables.NUM_FILTERS * 2**index
-    for block in range(num_blocks):
-      stride = resnet_tables.BLOCK_STRIDES[index] if block == 0 else 1
-      count = _bottleneck_macs if is_bottleneck else _building_block_macs
-      macs, channels_out = count(side, stride, channels, filters)
-      side //= stride
-      if block == 0:  # The projection, 1x1.
-        macs += side**2 * channels * channels_out
-      trunk_macs, channels = trunk_macs + macs, channels_out
-    for k, early_exit in resnet_tables.EARLY_EXITS.items():
-      if early_exit.block_layer == index + 1:
-        rows, columns = early_exit.grid
-        exits[k] = trunk_macs, resnet_tables.HEAD_HIDDEN_UNITS * (
-            channels * rows * columns + num_classes)
-  exits[resnet_tables.FINAL_CLASSIFIER_ID] = trunk_macs, channels * num_classes
-  return exits
-
-
-def _building_block_macs(side, stride, channels, filters):
-  """MACs of a block of two 3x3 convolutions, and its output channels."""
-  return (side // stride)**2 * 9 * filters * (channels + filters), filters
-
-
-def _bottleneck_macs(side, stride, channels, filters):
-  """MACs of a block of 1x1, 3x3 (strided) and 1x1, and its output channels."""
-  channels_out = 4 * filters
-  return side**2 * channels * filters + (side // stride)**2 * filters * (
-      9 * filters + channels_out), channels_out
-
-
-def plain_macs(exits):
-  """MACs of the network without early exits; `exits` as of `resnet_macs`."""
-  return sum(exits[resnet_tables.FINAL_CLASSIFIER_ID])
-
-
-def _cumulative_macs(exits, classifier_ids):
-  """`exits` as of `resnet_macs`; a list of int, one for each classifier."""
-  trunk_macs, head_macs = zip(*(exits[k] for k in classifier_ids))
-  return cascade_record.cumulative_costs(trunk_macs, head_macs)
+      network, f'exact count of {network} at {image_size} pixels',
+      dump_record.cumulative_costs(
+          [_EXACT_TRUNK_MACS[k] for k in classifier_ids],
+          [_EXACT_HEAD_MACS[k] for k in classifier_ids]),
+      _EXACT_PLAIN_MACS, True)
 
 
 def _published_cost(record_path, classifier_ids, num_classes):
-  """The spreadsheet's figures, if the dumps may be of its cascade."""
-  if tuple(classifier_ids) != resnet_tables.CLASSIFIER_IDS:
+  """The spreadsheet's numbers, if the dumps may be of its cascade."""
+  if list(classifier_ids) != _PUBLISHED_CLASSIFIER_IDS:
     raise UserError(
-        '-macs published: is for classifiers {}, and the dumps are of {}; use '
-        '-macs exact'.format(_listed(resnet_tables.CLASSIFIER_IDS),
-                             _listed(classifier_ids)))
+        f'-macs published: is for classifiers '
+        f'{_listed(_PUBLISHED_CLASSIFIER_IDS)}, and the dumps are of '
+        f'{_listed(classifier_ids)}; use -macs exact')
   record = {}
   if os.path.exists(record_path):
-    record = cascade_record.load(
+    record = dump_record.load(
         record_path, 'remove it if the dumps are the published ones')
   for key, paper_value in _PAPER_NETWORK.items():
     value = record.get(key, paper_value)
     if value != paper_value:
       raise UserError(
-          '-macs published: is for {} {}, and {} has {}; use -macs exact'
-          .format(key, paper_value, record_path, _shown(value)))
+          f'-macs published: is for {key} {paper_value}, and {record_path} has '
+          f'{_shown(value)}; use -macs exact')
   if num_classes not in (None, _PAPER_NETWORK['num_classes']):
     raise UserError(
-        '-macs published: is for {:,} classes, and the softmaxes have {:,}; '
-        'use -macs exact'.format(_PAPER_NETWORK['num_classes'], num_classes))
-  exit_macs = [sum(PUBLISHED_MACS_FROM_EXIT_TO_EXIT[:k + 1])
-               for k in classifier_ids]
-  return NetworkCost(_PAPER_NETWORK['network'], 'published spreadsheet',
-                     exit_macs, PUBLISHED_PLAIN_MACS, True)
+        f'-macs published: is for {_PAPER_NETWORK["num_classes"]:,} classes, '
+        f'and the softmaxes have {num_classes:,}; use -macs exact')
+  return NetworkCost(
+      _PAPER_NETWORK['network'], 'published spreadsheet',
+      list(itertools.accumulate(PUBLISHED_MACS_FROM_EXIT_TO_EXIT)),
+      PUBLISHED_PLAIN_MACS, True)
 
 
-class _CostFile(object):
-  """A file in the format of `cascade.json`; its errors name file and key."""
+class _CostFile:
+  """A file in the format of `cascade.json`; its errors name file and key.
+
+  `remedy` says what to do if it is wrong.
+  """
 
   def __init__(self, path, remedy):
-    """
-    Args:
-      path: of the file.
-      remedy: what to do if it is wrong, for the message.
-
-    Raises:
-      UserError: the file cannot be read, or its `exits` are wrong.
-    """
     self._path, self._remedy = path, remedy
-    self._record = cascade_record.load(path, remedy)
+    self._record = dump_record.load(path, remedy)
     self._exits = self._read_exits()
 
   def cost(self, source, classifier_ids, num_classes):
-    """A `NetworkCost`; arguments as for `network_cost`, source for people.
-
-    Raises:
-      UserError: the file lacks something, or is of other dumps.
-    """
     network = self._record.get(
-        'network', 'network of {}'.format(os.path.basename(self._path)))
+        'network', f'network of {os.path.basename(self._path)}')
     if not (isinstance(network, str) and network and network.isprintable()):
-      raise self._error('network', 'is {}, not a name'.format(_shown(network)))
+      raise self._error('network', f'is {_shown(network)}, not a name')
     file_classes = self._whole_number(self._record, 'num_classes', least=1)
     if None not in (file_classes, num_classes) and file_classes != num_classes:
-      raise self._error('num_classes', 'is {:,}, and the softmaxes have {:,}'
-                        .format(file_classes, num_classes))
+      raise self._error('num_classes', f'is {file_classes:,}, and the '
+                        f'softmaxes have {num_classes:,}')
     missing = [k for k in classifier_ids if k not in self._exits]
     if missing:
-      raise self._error('exits', 'lacks classifier {}, of which there are dumps'
-                        .format(_listed(missing)))
-    plain = self._whole_number(self._record, 'plain_network_macs', least=1)
-    if plain is None:
+      raise self._error('exits', f'lacks classifier {_listed(missing)}, of '
+                        'which there are dumps')
+    plain_macs = self._whole_number(
+        self._record, 'plain_network_macs', least=1)
+    if plain_macs is None:
       raise self._error('plain_network_macs', 'is missing')
     return NetworkCost(
-        network, source, self._exit_macs(classifier_ids), plain,
+        network, source, self._exit_macs(classifier_ids), plain_macs,
         all(self._record.get(key) == value
             for key, value in _PAPER_NETWORK.items()))
 
   def _read_exits(self):
-    """An ordered dict from classifier, ascending, to its `_Exit`."""
+    """A dict from classifier, ascending, to its `_Exit`."""
     if 'exits' not in self._record:
       raise self._error('exits', 'is missing')
     entries = self._record['exits']
     if not isinstance(entries, list) or not (
         entries and all(isinstance(entry, dict) for entry in entries)):
-      raise self._error('exits', 'is {}, not a list with an object for each '
-                        'classifier'.format(_shown(entries)))
+      raise self._error('exits', f'is {_shown(entries)}, not a list with an '
+                        'object for each classifier')
     exits = {}
     for index, entry in enumerate(entries):
-      key = 'exits[{}].'.format(index)
+      key = f'exits[{index}].'
       k = self._whole_number(entry, 'classifier_id', 0, key)
       if k is None:
         raise self._error(key + 'classifier_id', 'is missing')
       if k in exits:
-        raise self._error(key + 'classifier_id', 'is {} again'.format(k))
+        raise self._error(key + 'classifier_id', f'is {k} again')
       exits[k] = one = _Exit(
           key, self._whole_number(entry, 'trunk_macs', 1, key),
           self._whole_number(entry, 'head_macs', 0, key),
@@ -261,47 +204,49 @@ class _CostFile(object):
         if one.cumulative_macs is None and getattr(one, name) is None:
           raise self._error(key + name, 'is missing; trunk_macs and head_macs '
                             'are needed, or cumulative_macs')
-    return collections.OrderedDict(sorted(exits.items()))
+    return dict(sorted(exits.items()))
 
   def _exit_macs(self, classifier_ids):
     """Cumulative MACs of `classifier_ids`, all of which the file has."""
     if all(None not in (one.trunk_macs, one.head_macs)
            for one in self._exits.values()):
-      exit_macs = self._counted_exit_macs(classifier_ids)
+      exit_macs = self._counted_macs(classifier_ids)
     else:
-      exit_macs = self._given_exit_macs(classifier_ids)
+      exit_macs = self._given_macs(classifier_ids)
     for k, macs, macs_before in zip(
         classifier_ids[1:], exit_macs[1:], exit_macs):
       if macs <= macs_before:
         raise self._error(
-            self._exits[k].key + 'cumulative_macs', 'comes to {:,}, not above '
-            'the {:,} of the classifier before'.format(macs, macs_before))
+            self._exits[k].key + 'cumulative_macs', f'comes to {macs:,}, not '
+            f'above the {macs_before:,} of the classifier before')
     return exit_macs
 
-  def _counted_exit_macs(self, classifier_ids):
+  def _counted_macs(self, classifier_ids):
     """From `trunk_macs` and `head_macs`; `cumulative_macs` must agree."""
-    parts = collections.OrderedDict(
-        (k, (one.trunk_macs, one.head_macs)) for k, one in self._exits.items())
-    for one, macs in zip(self._exits.values(),
-                         _cumulative_macs(parts, list(parts))):
+    def count(exits):
+      return dump_record.cumulative_costs(
+          [one.trunk_macs for one in exits], [one.head_macs for one in exits])
+
+    all_exits = list(self._exits.values())
+    for one, macs in zip(all_exits, count(all_exits)):
       if one.cumulative_macs not in (None, macs):
         raise self._error(
-            one.key + 'cumulative_macs', 'is {:,}, where trunk_macs and the '
-            'head_macs so far make {:,}'.format(one.cumulative_macs, macs))
-    return _cumulative_macs(parts, classifier_ids)
+            one.key + 'cumulative_macs', f'is {one.cumulative_macs:,}, but '
+            f'trunk_macs and the head_macs so far make {macs:,}')
+    return count([self._exits[k] for k in classifier_ids])
 
-  def _given_exit_macs(self, classifier_ids):
-    """From `cumulative_macs` alone, which holds every head of the file."""
+  def _given_macs(self, classifier_ids):
+    """From `cumulative_macs` alone, which includes every head of the file."""
     for k, one in self._exits.items():
       if one.cumulative_macs is None:
         raise self._error(
             one.key + 'cumulative_macs', 'is missing; every classifier needs '
-            'it, where not every one has trunk_macs and head_macs')
+            'it unless all of them have trunk_macs and head_macs')
       if k not in classifier_ids and k < classifier_ids[-1]:
         raise self._error(
-            one.key + 'classifier_id', 'is {}, of which there are no dumps, '
+            one.key + 'classifier_id', f'is {k}, of which there are no dumps, '
             'and its head is part of the costs after it; leave it out of the '
-            'file and of them, or give trunk_macs and head_macs'.format(k))
+            'file and of them, or give trunk_macs and head_macs')
     return [self._exits[k].cumulative_macs for k in classifier_ids]
 
   def _whole_number(self, fields, name, least, key=''):
@@ -314,13 +259,12 @@ class _CostFile(object):
     # `type`: to isinstance, true and false are numbers.
     if type(value) is not int or not least <= value <= _MOST_MACS:
       raise self._error(
-          key + name, 'is {}, not a whole number from {} to {:,}'.format(
-              _shown(fields[name]), least, _MOST_MACS))
+          key + name, f'is {_shown(fields[name])}, not a whole number from '
+          f'{least} to {_MOST_MACS:,}')
     return value
 
   def _error(self, key, what):
-    return UserError('{}: {} {}; {}'.format(
-        self._path, key, what, self._remedy))
+    return UserError(f'{self._path}: {key} {what}; {self._remedy}')
 
 
 def _listed(classifier_ids):
@@ -328,5 +272,5 @@ def _listed(classifier_ids):
 
 
 def _shown(value):
-  """A value of a file as it is there, short and on one line."""
+  """A value as the file has it, short and on one line."""
   return json.dumps(value)[:40]

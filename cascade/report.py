@@ -1,8 +1,11 @@
-"""Writes the results: CSV, NPZ and JSON files, and the table for the terminal.
+"""Writes the results: CSV, NPZ and JSON files, and the tables for the terminal.
+
+Each file has one writer; a column of `cascade.csv` is a field of
+`evaluation.Point`, named in `_POINT_COLUMNS`.
 """
 
-import collections
 import contextlib
+import csv
 import functools
 import json
 import os
@@ -12,10 +15,11 @@ import tempfile
 
 import numpy as np
 
-from cascade import confidence, csv_files, evaluation, figures
-from cascade.analysis import EPSILON_METHODS, HALVES_SEED
-from cascade.answers import METRIC_TITLES, unfilled_rows
-from user_error import UserError
+from cascade import UserError, evaluation, figures
+from cascade.analysis import HALVES_SEED
+from cascade.predictions import METRIC_TITLES, unfilled_rows
+from cascade.thresholds import EPSILON_METHODS
+from files import UNFINISHED_SUFFIX
 
 CASCADE_CSV = 'cascade.csv'
 CCST_NPZ = 'ccst_thresholds.npz'
@@ -23,27 +27,29 @@ CONFIDENCE_CSV = 'confidence.csv'
 SUMMARY_JSON = 'summary.json'
 UNFILLED_CSV = 'unfilled_rows_effect.csv'
 
+# Columns of `CASCADE_CSV` between the thresholds and the exit shares.
+_POINT_COLUMNS = ('test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
+                  'gmacs_per_image', 'speedup')
+
+# Numbers on which `UNFILLED_CSV` shows the effect of unfilled rows.
+_AFFECTED_COLUMNS = ('test_accuracy', 'gmacs_per_image', 'speedup')
 
 
 def check_output_dir(folder):
-  """Makes sure, before any work, that `folder` can be written.
-
-  Raises:
-    UserError: it cannot.
-  """
+  """Raises a `UserError`, before any work, if `folder` cannot be written."""
   if os.path.exists(folder) and not os.path.isdir(folder):
-    raise UserError('-output_dir {}: is a file; name a folder'.format(folder))
+    raise UserError(f'-output_dir {folder}: is a file; name a folder')
   needed = _folder_to_write(folder)
   if not os.path.isdir(needed):
-    raise UserError('-output_dir {}: {} is not there; make it first'.format(
-        folder, needed))
+    raise UserError(
+        f'-output_dir {folder}: {needed} is not there; make it first')
   if not os.access(needed, os.W_OK | os.X_OK):
-    raise UserError('-output_dir {}: {} cannot be written; name another folder'
-                    .format(folder, needed))
+    raise UserError(f'-output_dir {folder}: {needed} cannot be written; name '
+                    'another folder')
 
 
 def _folder_to_write(folder):
-  """`folder` itself, which may be a disk of its own, or where it will be."""
+  """`folder` itself, which may be a disk of its own, or else its parent."""
   if os.path.isdir(folder):
     return folder
   return os.path.dirname(os.path.abspath(folder))
@@ -51,107 +57,100 @@ def _folder_to_write(folder):
 
 @contextlib.contextmanager
 def output_files(folder):
-  """A folder to write into, whose files move to `folder` when all is written.
+  """Yields a temporary folder; its files move to `folder` when all are written.
 
   If the block raises, nothing is moved and nothing is left behind. Files of
   the same names in `folder` are replaced, others stay.
-
-  Args:
-    folder: made if it is not there.
-
-  Yields:
-    The path of the temporary folder.
   """
   temporary = None
   try:
     temporary = tempfile.mkdtemp(
-        prefix='.{}.'.format(os.path.basename(os.path.abspath(folder))),
-        suffix='.unfinished', dir=_folder_to_write(folder))
+        prefix=f'.{os.path.basename(os.path.abspath(folder))}.',
+        suffix=UNFINISHED_SUFFIX, dir=_folder_to_write(folder))
     yield temporary
     os.makedirs(folder, exist_ok=True)
     names = os.listdir(temporary)
     for name in names:
       if os.path.isdir(os.path.join(folder, name)):
-        raise UserError('-output_dir {}: holds a folder named {}; move it or '
-                        'name another folder'.format(folder, name))
+        raise UserError(f'-output_dir {folder}: holds a folder named {name}; '
+                        'move it or name another folder')
     for name in names:
       os.replace(os.path.join(temporary, name), os.path.join(folder, name))
   except OSError as error:
-    raise UserError('-output_dir {}: cannot be written ({})'.format(
-        folder, error.strerror or error))
+    raise UserError(f'-output_dir {folder}: cannot be written '
+                    f'({error.strerror or error})')
   finally:
     if temporary is not None:
       shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_results(folder, options, answers, measured, division, results,
+def write_results(folder, options, predictions, measured, division, results,
                   other_results, cost):
-  """Writes all files of steps 5 to 7.
+  """Writes all files of steps 5 to 7; returns the lines for the terminal.
 
   Args:
-    folder: where they go, under their names only when all are written.
+    folder: where the files go; they get their names when all are written.
     options: a dict of the command line's options, for the record.
-    answers: a dict from split to a list of `answers.ClassifierAnswers`.
+    predictions: a dict from split to a list of
+      `predictions.ClassifierPredictions`.
     measured: a dict from split to a dict from classifier to
-      `accuracy.DumpAccuracy`.
+      `predictions.DumpAccuracy`.
     division: `analysis.Division`.
     results: a dict from metric to `analysis.MetricResults`.
-    other_results: the same with rows that were never filled treated the other
-      way, or None where there are none.
+    other_results: the same with the opposite treatment of rows that were never
+      filled, or None if there are none.
     cost: `macs.NetworkCost`.
-
-  Returns:
-    A list of str for the terminal: the table, and where the files are.
   """
   classifier_ids = list(measured['validation'])
   areas = {
-      metric: collections.OrderedDict(
-          (method, evaluation.area_under_curve(
-              points, of_metric.classifier_accuracies, cost))
-          for method, points in of_metric.points.items())
+      metric: {
+          method: evaluation.area_under_curve(
+              points, of_metric.classifier_accuracies, cost)
+          for method, points in of_metric.points.items()}
       for metric, of_metric in results.items()}
-  curves = _confidence_curves(answers['validation'], classifier_ids, results)
+  curves = _confidence_curves(
+      predictions['validation'], classifier_ids, results)
   with output_files(folder) as temporary:
     path = functools.partial(os.path.join, temporary)
     write_cascade_csv(path(CASCADE_CSV), results, classifier_ids)
-    if any(of_metric.ccst_thresholds is not None
-           for of_metric in results.values()):
+    if 'ccst' in options['method']:
       write_ccst_npz(path(CCST_NPZ), results, options['epsilons'],
                      classifier_ids)
     if other_results is not None:
       write_unfilled_csv(path(UNFILLED_CSV), results, other_results,
                          options['count_unfilled_rows'])
-    confidence.write_csv(path(CONFIDENCE_CSV), curves)
+    write_confidence_csv(path(CONFIDENCE_CSV), curves)
     figures.write_figures(temporary, results, curves, classifier_ids, cost)
-    write_summary(path(SUMMARY_JSON), _summary(
-        options, answers, measured, division, results, areas, cost))
+    write_summary(path(SUMMARY_JSON), options, predictions, measured, division,
+                  results, areas, cost)
     names = sorted(os.listdir(temporary))
   return table_lines(results, areas, division, cost) + [
-      '', 'MACs: {}'.format(cost.source),
-      'written to {}: {}'.format(folder, ', '.join(names))]
+      '', f'MACs: {cost.source}', f'written to {folder}: {", ".join(names)}']
 
 
 def _confidence_curves(classifiers, classifier_ids, metrics):
-  """Figure 5.d is of the whole validation split, less rows never filled."""
+  """Of the whole validation split, without rows that were never filled."""
   filled = ~unfilled_rows(classifiers)
-  return collections.OrderedDict(
-      (metric, collections.OrderedDict(
-          (k, confidence.confidence_curve(
-              one.confidence[metric][filled], one.correct[metric][filled]))
-          for k, one in zip(classifier_ids, classifiers)))
-      for metric in metrics)
-
-
-def _summary(options, answers, measured, division, results, areas, cost):
-  """What is written to `SUMMARY_JSON`."""
   return {
+      metric: {
+          k: evaluation.confidence_curve(
+              one.confidence[metric][filled], one.correct[metric][filled])
+          for k, one in zip(classifier_ids, classifiers)}
+      for metric in metrics}
+
+
+def write_summary(
+    path, options, predictions, measured, division, results, areas, cost):
+  """Writes `SUMMARY_JSON`: the record of the run."""
+  import matplotlib  # Not before it is needed, as in `figures`.
+  summary = {
       'format_version': 1,
       'options': options,
       'num_images': {split: len(classifiers[0].unfilled)
-                     for split, classifiers in answers.items()},
+                     for split, classifiers in predictions.items()},
       'num_unfilled_rows': {
           split: int(unfilled_rows(classifiers).sum())
-          for split, classifiers in answers.items()},
+          for split, classifiers in predictions.items()},
       'fitted_on': {'split': division.fit_split,
                     'num_images': division.num_fit},
       'judged_on': {'split': division.judge_split,
@@ -176,103 +175,104 @@ def _summary(options, answers, measured, division, results, areas, cost):
       'area_under_accuracy_macs': areas,
       'versions': {'python': platform.python_version(),
                    'numpy': np.__version__,
-                   'matplotlib': figures.matplotlib_version()},
+                   'matplotlib': matplotlib.__version__},
   }
+  with open(path, 'w') as stream:
+    json.dump(summary, stream, indent=1)
+    stream.write('\n')
 
 
 def write_cascade_csv(path, results, classifier_ids):
-  """Writes a row per point.
-
-  Args:
-    path: the file.
-    results: a dict from metric to `analysis.MetricResults`.
-    classifier_ids: the cascade's classifiers, ascending.
-  """
-  csv_files.write_csv(
+  """Writes `CASCADE_CSV`: a row per point."""
+  _write_csv(
       path,
       ['metric', 'method', 'setting'] +
-      ['threshold_clf{}'.format(k) for k in classifier_ids[:-1]] +
-      ['test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
-       'gmacs_per_image', 'speedup'] +
-      ['exit_share_clf{}'.format(k) for k in classifier_ids],
-      (point[:3] + point.thresholds + point[4:9] + point.exit_shares
+      [f'threshold_clf{k}' for k in classifier_ids[:-1]] +
+      list(_POINT_COLUMNS) + [f'exit_share_clf{k}' for k in classifier_ids],
+      ([point.metric, point.method, point.setting, *point.thresholds,
+        *(getattr(point, column) for column in _POINT_COLUMNS),
+        *point.exit_shares]
        for of_metric in results.values()
        for points in of_metric.points.values() for point in points))
 
 
 def write_unfilled_csv(path, results, other_results, count_unfilled_rows):
-  """What rows that were never filled do to each number.
+  """Writes `UNFILLED_CSV`: the effect of unfilled rows on each number.
 
-  Args:
-    path: the file.
-    results: a dict from metric to `analysis.MetricResults`, as reported.
-    other_results: the same with such rows counted if they are left out in
-      `results`, and left out if they are counted.
-    count_unfilled_rows: which of both `results` is.
+  `results` counts such rows if `count_unfilled_rows`, or else leaves them out;
+  `other_results` does the opposite.
   """
-  columns = ('test_accuracy', 'gmacs_per_image', 'speedup')
   left_out, counted = results, other_results
   if count_unfilled_rows:
     left_out, counted = counted, left_out
-  csv_files.write_csv(
+  _write_csv(
       path,
       ['metric', 'method', 'setting'] +
-      ['{}_{}'.format(column, treatment) for column in columns
+      [f'{column}_{treatment}' for column in _AFFECTED_COLUMNS
        for treatment in ('left_out', 'counted')],
       ([metric, method, point.setting] +
-       [getattr(one, column) for column in columns for one in (point, other)]
+       [getattr(one, column) for column in _AFFECTED_COLUMNS
+        for one in (point, other)]
        for metric, of_metric in left_out.items()
        for method, points in of_metric.points.items()
-       if method != 'pareto'  # It has other costs, so that no rows match.
+       if method != 'pareto'  # Its costs differ, so no rows match.
        for point, other in zip(points, counted[metric].points[method])))
 
 
+def write_confidence_csv(path, curves):
+  """Writes `CONFIDENCE_CSV`: a row per bin of each `ConfidenceCurve`."""
+  edges = evaluation.bin_edges().tolist()
+  _write_csv(
+      path,
+      ('metric', 'classifier', 'confidence_low', 'confidence_high') +
+      evaluation.ConfidenceCurve._fields,
+      ((metric, classifier) + row
+       for metric, of_metric in curves.items()
+       for classifier, curve in of_metric.items()
+       for row in zip(edges[:-1], edges[1:],
+                      *[column.tolist() for column in curve])))
+
+
+def _write_csv(path, header, rows):
+  """Writes a CSV file with `\\n` as line end.
+
+  A float is written as the shortest text that reads back as the same float,
+  NaN as an empty field. Rows hold str, int or float, not NumPy's types.
+  """
+  with open(path, 'w', newline='') as stream:
+    writer = csv.writer(stream, lineterminator='\n')
+    writer.writerow(header)
+    for row in rows:
+      # Only NaN differs from itself; csv writes floats by repr.
+      writer.writerow(['' if value != value else value for value in row])
+
+
 def write_ccst_npz(path, results, epsilon_percents, classifier_ids):
-  """Writes thresholds per class: `top1`, `top5` float64 [E, T, classes]."""
+  """Writes `CCST_NPZ`: `top1`, `top5` float64 [E, T, classes]."""
   arrays = {metric: of_metric.ccst_thresholds
             for metric, of_metric in results.items()}
   np.savez(path, epsilon_percent=np.array(epsilon_percents, np.float64),
            classifiers=np.array(classifier_ids[:-1]), **arrays)
 
 
-def write_summary(path, summary):
-  """Writes the record of the run."""
-  with open(path, 'w') as stream:
-    json.dump(summary, stream, indent=1)
-    stream.write('\n')
-
-
 def table_lines(results, areas, division, cost):
-  """The tables for the terminal; the first is like the paper's Table 3.
-
-  Args:
-    results: a dict from metric to `analysis.MetricResults`.
-    areas: a dict from metric to a dict from method to mean accuracy over cost.
-    division: `analysis.Division`.
-    cost: `macs.NetworkCost`.
-
-  Returns:
-    A list of str.
-  """
+  """The tables for the terminal. The first is like the paper's Table 3."""
   titles = [METRIC_TITLES[metric] for metric in results]
-  lines = ['', 'Cascade: thresholds fitted on {:,} {} images, judged on {:,} '
-           '{} images'.format(
-               division.num_fit, division.fit_split,
-               division.num_judged, division.judge_split)]
   methods = areas[next(iter(results))]
+  lines = ['', f'Cascade: thresholds fitted on {division.num_fit:,} '
+           f'{division.fit_split} images, judged on {division.num_judged:,} '
+           f'{division.judge_split} images']
   for method in [name for name in EPSILON_METHODS if name in methods][:1]:
-    lines += ['', '{:<8}'.format(method) + ''.join(
-        '{:>10}{:>9}'.format(title, 'speedup') for title in titles)]
+    header = ''.join(f'{title:>10}{"speedup":>9}' for title in titles)
+    lines += ['', f'{method:<8}{header}']
     for row in zip(*[of_metric.points[method]
                      for of_metric in results.values()]):
-      lines.append('{:6.4g} %'.format(row[0].setting) + ''.join(
-          '{:10.4f}{:9.3f}'.format(point.test_accuracy, point.speedup)
-          for point in row))
-  lines += ['', 'Mean accuracy over cost, {:.4g} to {:.4g} GMACs per image'
-            .format(cost.exit_macs[0] / 1e9, cost.exit_macs[-1] / 1e9) +
-            ' (README, step 5)',
-            ' ' * 8 + ''.join('{:>10}'.format(title) for title in titles)]
+      lines.append(f'{row[0].setting:6.4g} %' + ''.join(
+          f'{point.test_accuracy:10.4f}{point.speedup:9.3f}' for point in row))
+  lines += ['', f'Mean accuracy over cost, {cost.exit_macs[0] / 1e9:.4g} to '
+            f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, step 5)',
+            ' ' * 8 + ''.join(f'{title:>10}' for title in titles)]
   for method in methods:
-    lines.append('{:<8}'.format(method) + ''.join(
-        '{:10.4f}'.format(areas[metric][method]) for metric in results))
+    lines.append(f'{method:<8}' + ''.join(
+        f'{areas[metric][method]:10.4f}' for metric in results))
   return lines

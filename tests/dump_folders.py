@@ -1,12 +1,11 @@
-"""Makes small dump folders for tests, in this project's and in published form.
-"""
+"""Makes small dump folders for tests, whole, in shards and as published."""
 
 import os
 import pickle
 
 import numpy as np
 
-import softmax_dump
+import dump_names
 
 
 def random_softmaxes(seed, num_images, num_classes):
@@ -25,7 +24,7 @@ def best_classes(probabilities):
 
 
 def write_split(folder, split, labels, probabilities):
-  """Writes dumps as step 3 does.
+  """Writes the files that step 3 leaves.
 
   Args:
     folder: an existing folder.
@@ -33,12 +32,42 @@ def write_split(folder, split, labels, probabilities):
     labels: int [images].
     probabilities: a dict from classifier to float32 [images, classes].
   """
+  def save(name, array):
+    np.save(os.path.join(str(folder), name), array)
+
+  save(dump_names.labels_file_name(split), np.asarray(labels, np.int32))
   for k, softmaxes in probabilities.items():
+    for name, (start, stop) in zip(
+        dump_names.probabilities_file_names(k, split),
+        dump_names.part_bounds(split, len(softmaxes))):
+      save(name, softmaxes[start:stop])
     top5 = best_classes(softmaxes)
-    with softmax_dump.SplitDump(str(folder), split, len(labels),
-                                softmaxes.shape[1], [k]) as dump:
-      dump.append(labels, {
-          k: (softmaxes, top5, np.take_along_axis(softmaxes, top5, axis=1))})
+    save(dump_names.top5_classes_file_name(k, split), top5)
+    save(dump_names.top5_probabilities_file_name(k, split),
+         np.take_along_axis(softmaxes, top5, axis=1))
+
+
+def cut_into_shards(folder, total, batch_size):
+  """Turns a folder of whole dumps into what `total` processes leave."""
+  for split in dump_names.SPLITS:
+    files = {dump_names.labels_file_name(split): None}
+    for k in dump_names.dumped_classifiers(str(folder)):
+      files.update(dict.fromkeys(dump_names.classifier_file_names(k, split)))
+    arrays = {name: np.load(os.path.join(str(folder), name)) for name in files}
+    num_images = len(arrays[dump_names.labels_file_name(split)])
+    starts = dict.fromkeys(arrays, 0)
+    for k in dump_names.dumped_classifiers(str(folder)):
+      bounds = dump_names.part_bounds(split, num_images)
+      starts.update(zip(dump_names.probabilities_file_names(k, split),
+                        [start for start, _ in bounds]))
+    for name, array in arrays.items():
+      os.remove(os.path.join(str(folder), name))
+      for number in range(1, total + 1):
+        rows = np.array(dump_names.shard_rows(
+            num_images, number, total, batch_size)) - starts[name]
+        start, stop = rows.clip(0, len(array))
+        np.save(os.path.join(str(folder), dump_names.shard_file_name(
+            name, dump_names.DumpShard(number, total))), array[start:stop])
 
 
 def publish(folder, labels_folder, protocol=3):

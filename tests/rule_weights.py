@@ -258,6 +258,10 @@ def _rule_kernel(random, name, shape):
     # smaller: the sum of the branches stays bounded through 200 layers.
     number = int(re.search(r'/conv2d_(\d+)/kernel$', name).group(1))
     stddev = 0.75 * preserving / (1. + number / 24.)
+  elif name.endswith(('/dense/kernel', '_fc00/kernel', '_fc11/kernel')):
+    # Moderate logits, larger where there are more classes. With sharp ones the
+    # rounding of float32 would use up most of the 1e-5 that is promised.
+    stddev = 0.1 * preserving * np.sqrt(np.log(shape[-1]))
   kernel = _uniform(random, shape, stddev)
   return kernel - kernel.mean(axis=tuple(range(len(shape) - 1)))
 

@@ -10,13 +10,14 @@ import itertools
 import numpy as np
 import pytest
 
-from cascade import evaluation, pareto, thresholds
-from cascade.answers import Answers, METRICS, classifier_answers
-from cascade.top5 import top5_of_rows
+from cascade import evaluation, thresholds
+from cascade.predictions import (
+    METRICS, CascadePredictions, classifier_predictions)
+from cascade.top5 import Top5, top5_of_rows
 import slow_cascade as slow
 
 NUM_CLASSES = 6
-SIZES = [1, 2, 3, 7, 20, 60]  # images in a data set
+SIZES = [1, 2, 7, 60]  # images in a data set
 KINDS = ['continuous', 'tied', 'equal', 'saturated', 'neighbouring',
          'all right', 'all wrong', 'from softmaxes']
 # To each classifier; as large as real ones, so that sums must not lose digits.
@@ -33,8 +34,8 @@ of_2_and_3_classifiers = pytest.mark.parametrize('num_classifiers', [2, 3])
 
 
 def answers_of_softmaxes(softmaxes, labels, metric):
-  """`Answers` of lists of softmax rows, per classifier, the slow way."""
-  return Answers(
+  """`CascadePredictions` of softmax rows per classifier, the slow way."""
+  return CascadePredictions(
       np.array([[slow.confidence(row, metric) for row in rows]
                 for rows in softmaxes]),
       np.array([[slow.correct(row, label, metric)
@@ -52,7 +53,7 @@ def random_softmaxes(rng, num_classifiers, num_images):
 
 
 def random_answers(kind, num_classifiers, num_images, seed=0):
-  """`Answers` of one of the KINDS; on confident images mostly right."""
+  """`CascadePredictions` of a kind, mostly right on confident images."""
   rng = np.random.RandomState(
       [KINDS.index(kind), num_classifiers, num_images, seed])
   shape = num_classifiers, num_images
@@ -76,11 +77,12 @@ def random_answers(kind, num_classifiers, num_images, seed=0):
     correct = np.full(shape, kind == 'all right')
   # Two classes are never predicted.
   predicted = rng.randint(1, NUM_CLASSES - 1, shape).astype(np.int32)
-  return Answers(confidence, correct, predicted)
+  return CascadePredictions(confidence, correct, predicted)
 
 
 def as_lists(answers):
-  return [array.tolist() for array in answers]
+  return [array.tolist() for array in (
+      answers.confidence, answers.correct, answers.predicted)]
 
 
 def slow_cst(answers, epsilons):
@@ -160,9 +162,10 @@ def test_cst_and_ccst_where_alpha_is_exactly_epsilon_below_its_maximum():
     confidence = np.array([.9] * n1 + [.3] * (n2 - n1))
     correct = np.array([True] * h1 + [False] * (n1 - h1)
                        + [True] * (h2 - h1) + [False] * (n2 - n1 - h2 + h1))
-    answers = Answers(np.array([confidence, confidence[::-1], confidence]),
-                      np.array([correct, correct[::-1], correct]),
-                      np.ones((3, n2), np.int32))
+    answers = CascadePredictions(
+        np.array([confidence, confidence[::-1], confidence]),
+        np.array([correct, correct[::-1], correct]),
+        np.ones((3, n2), np.int32))
     # At the epsilon, as a user's percent and as the nearest fraction, and
     # just short of it.
     epsilon = Fraction(tenths, 1000)
@@ -187,7 +190,7 @@ def test_cst_is_the_published_rule_where_no_confidences_are_equal(
     answers = random_answers(kind, num_classifiers, num_images, seed)
     if kind == 'neighbouring':
       steps = np.argsort(np.argsort(answers.confidence, kind='mergesort'))
-      answers = answers._replace(confidence=1 - steps * 2 ** -53)
+      answers.confidence = 1 - steps * 2 ** -53
     confidence, correct, _ = as_lists(answers)
     expected = [[slow.published_rule(confidence[m], correct[m], epsilon)
                  for m in range(num_classifiers - 1)] for epsilon in EPSILONS]
@@ -228,13 +231,6 @@ def test_budgeted_where_shares_are_whole_numbers_of_images(
 
 
 @of_2_and_3_classifiers
-def test_common(num_classifiers):
-  grid = np.linspace(0, 1, 1000)
-  assert thresholds.common(num_classifiers).tolist() == [
-      [threshold] * (num_classifiers - 1) for threshold in grid.tolist()]
-
-
-@of_2_and_3_classifiers
 @of_each_kind
 def test_evaluate_of_any_thresholds(kind, num_classifiers):
   for num_images in SIZES:
@@ -252,32 +248,13 @@ def test_evaluate_of_any_thresholds(kind, num_classifiers):
 
 @of_2_and_3_classifiers
 @of_each_kind
-def test_evaluate_of_thresholds_fitted_on_other_images(kind, num_classifiers):
-  for num_images in SIZES:
-    fitted = random_answers(kind, num_classifiers, num_images)
-    judged = random_answers(kind, num_classifiers, 30, seed=2)
-    for settings in (thresholds.cst(fitted, EPSILON_FRACTIONS),
-                     thresholds.ccst(fitted, EPSILON_FRACTIONS, NUM_CLASSES),
-                     thresholds.budgeted(fitted)):
-      assert_evaluates_as_slow(judged, settings)
-
-
-@of_2_and_3_classifiers
-def test_evaluate_of_common_thresholds(num_classifiers):
-  for kind in ('continuous', 'saturated'):
-    answers = random_answers(kind, num_classifiers, 20)
-    assert_evaluates_as_slow(answers, thresholds.common(num_classifiers))
-
-
-@of_2_and_3_classifiers
-@of_each_kind
 def test_pareto_is_the_best_of_all_thresholds_on_few_images(
     kind, num_classifiers):
   exit_macs = EXIT_MACS[:num_classifiers]
   for num_images, seed in itertools.product([1, 2, 5, 9], range(2)):
     answers = random_answers(kind, num_classifiers, num_images, seed)
     confidence, correct, _ = as_lists(answers)
-    gmacs_per_image, settings = pareto.fit(
+    gmacs_per_image, settings = thresholds.pareto(
         answers, exit_macs, thresholds.cst(answers, EPSILON_FRACTIONS))
     accuracies, macs_per_image, _ = zip(*slow_cascades(answers, settings))
     assert gmacs_per_image.tolist() == pytest.approx(
@@ -292,24 +269,6 @@ def test_pareto_is_the_best_of_all_thresholds_on_few_images(
     assert macs_per_image[0] == exit_macs[0]
 
 
-@of_2_and_3_classifiers
-@pytest.mark.parametrize('kind', ['continuous', 'tied', 'saturated'])
-def test_pareto_is_not_below_cst_or_global_on_the_images_it_was_fitted_on(
-    kind, num_classifiers):
-  answers = random_answers(kind, num_classifiers, 700)
-  exit_macs = EXIT_MACS[:num_classifiers]
-  others = np.concatenate([thresholds.cst(answers, EPSILON_FRACTIONS),
-                           thresholds.common(num_classifiers)])
-  _, settings = pareto.fit(answers, exit_macs, others)
-  best, other = [evaluation.evaluate(answers, each, exit_macs)
-                 for each in (settings, others)]
-  # In whole images and whole MACs, so that equal is equal.
-  is_as_right = best.num_correct >= other.num_correct[:, np.newaxis]
-  is_as_cheap = (best.exit_counts.dot(exit_macs)
-                 <= other.exit_counts.dot(exit_macs)[:, np.newaxis])
-  assert (is_as_right & is_as_cheap).any(axis=1).all()
-
-
 def test_wilson_interval():
   for n in (1, 2, 7, 60, 50000):
     for num_correct in sorted({0, 1, n // 3, n - 1, n}):
@@ -322,7 +281,7 @@ def test_answers_from_softmaxes():
   rows = random_softmaxes(rng, 1, 300)[0]
   rows[:100] = rng.dirichlet([.05] * NUM_CLASSES, 100)
   labels = rng.randint(0, NUM_CLASSES, len(rows))
-  fast = classifier_answers(*top5_of_rows(rows), labels=labels)
+  fast = classifier_predictions(Top5(*top5_of_rows(rows)), labels)
   for metric in METRICS:
     expected = answers_of_softmaxes([rows.tolist()], labels, metric)
     assert fast.correct[metric].tolist() == expected.correct[0].tolist()
@@ -342,7 +301,7 @@ SOFTMAX_VALUES = {
 
 
 @pytest.mark.parametrize('num_classes',
-                         [1, 2, 3, 4, 5, 6, 7, 13, 77, 1000, 1001, 1003])
+                         [1, 4, 6, 13, 77, 1001])
 def test_top5_of_rows(num_classes):
   rng = np.random.RandomState(num_classes)
   num_rows = 40 if num_classes < 100 else 8
@@ -350,24 +309,6 @@ def test_top5_of_rows(num_classes):
     shape = num_rows, num_classes
     rows = rng.rand(*shape) if values is None else rng.choice(values, shape)
     assert_top5_as_slow(rows.astype(np.float32), name)
-
-
-@pytest.mark.parametrize('num_classes', [6, 77, 1001])
-def test_top5_of_rows_with_few_classes_that_matter(num_classes):
-  """A peak or some equal ones at any place, all else zero or alike."""
-  rng = np.random.RandomState(num_classes)
-  for background in (0, 1e-4):
-    rows = np.full((30, num_classes), background, np.float32)
-    for num_peaks, row in enumerate(rows):
-      row[rng.choice(num_classes, min(num_peaks % 8, num_classes),
-                     replace=False)] = 0.125
-    rows[8, -1] = rows[9, 0] = 1
-    rows[10, -5:] = [.1, .2, .3, .2, .1]
-    assert_top5_as_slow(rows, background)
-
-
-def test_top5_of_one_row():
-  assert_top5_as_slow(np.array([[.1, .3, .1, .2, .1, .2]], np.float32), 'one')
 
 
 def assert_top5_as_slow(rows, name):

@@ -1,21 +1,26 @@
-"""cascade/analysis.py and cascade/evaluation.py: splits, points, areas."""
+"""analysis.py, evaluation.py and predictions.py: splits, points, curves."""
+
+import math
 
 import numpy as np
 import pytest
 
-from cascade import analysis, evaluation
-from cascade.answers import ClassifierAnswers
+from cascade import UserError, analysis, evaluation, thresholds
 from cascade.macs import NetworkCost
-from user_error import UserError
+from cascade.predictions import (
+    CascadePredictions, ClassifierPredictions, classifier_predictions,
+    dump_accuracy)
+from cascade.top5 import Top5
+from dump_folders import best_classes, random_softmaxes
 
 COST = NetworkCost('Tiny', 'a test', [10**9, 3 * 10**9], 2 * 10**9, False)
 
 
 def unfilled(*rows):
-  """Two classifiers' answers over six images; the first lacks `rows`."""
+  """Two classifiers' predictions of six images; the first lacks `rows`."""
   is_unfilled = np.isin(np.arange(6), rows)
-  return [ClassifierAnswers(None, None, None, is_unfilled),
-          ClassifierAnswers(None, None, None, np.zeros(6, bool))]
+  return [ClassifierPredictions(None, None, None, is_unfilled),
+          ClassifierPredictions(None, None, None, np.zeros(6, bool))]
 
 
 def rows_of(division):
@@ -69,3 +74,146 @@ def point(gmacs, accuracy):
 def test_area_under_accuracy_against_macs(points, area):
   assert evaluation.area_under_curve(
       [point(*one) for one in points], [.5, .8], COST) == pytest.approx(area)
+
+
+def test_pareto_above_2_to_the_53_total_macs():
+  """The cheapest point leaves all images at the first exit."""
+  num_images, exit_macs = 5001, [4 * 10**12 - 3, 4 * 10**12 - 2, 4 * 10**12]
+  rng = np.random.RandomState(0)
+  predictions = CascadePredictions(
+      rng.rand(3, num_images), rng.rand(3, num_images) < .5,
+      np.ones((3, num_images), np.int32))
+  assert exit_macs[0] * num_images > 2**53
+  _, settings = thresholds.pareto(
+      predictions, exit_macs, thresholds.common(3))
+  outcomes = evaluation.evaluate(predictions, settings, exit_macs)
+  costs = outcomes.exit_counts.dot(exit_macs)
+  assert costs[0] == exit_macs[0] * num_images
+  assert (np.diff(costs) > 0).all()
+
+
+def test_pareto_is_for_three_classifiers_at_most():
+  thresholds.check_methods(['cst', 'pareto'], 3)
+  thresholds.check_methods(['cst', 'ccst'], 4)
+  with pytest.raises(UserError, match='pareto searches .* 3 classifiers'):
+    thresholds.check_methods(['cst', 'pareto'], 4)
+
+
+# Accuracy of a dump.
+
+
+class Dump:
+  """As much of a `dumps.ClassifierDump` as messages need."""
+  name, path, num_images = 'classifier 0', 'clf0.npy', 10
+
+
+def measure(classes, probabilities, labels):
+  return dump_accuracy(
+      Dump, classifier_predictions(Top5(classes, probabilities), labels))
+
+
+@pytest.mark.parametrize('with_probabilities', [True, False])
+def test_unfilled_rows_are_told_apart(with_probabilities):
+  softmaxes = random_softmaxes(3, 10, 8)
+  classes = best_classes(softmaxes)
+  top5 = np.take_along_axis(softmaxes, classes, axis=1)
+  labels = classes[:, 2].astype(np.int64)
+  labels[:3] = classes[:3, 0]
+  # 3 of the 7 filled rows are right in top-1, 7 in top-5. Of the rows never
+  # filled two have lost their labels too, and one has kept label 3: the
+  # script's answer, class 0 five times, is right for two of them.
+  labels[7:] = [0, 3, 0]
+  classes[7:] = top5[7:] = 0
+  assert measure(
+      classes, top5 if with_probabilities else None, labels) == pytest.approx(
+          (10, 3, 3 / 7., 1.0, 5 / 10., 9 / 10.))
+
+
+@pytest.mark.parametrize('published,without', [
+    (0.7651, 0.7647), (0.6284, 0.6278), (0.4668, 0.4659)])
+def test_published_accuracies_with_and_without_the_80_lost_rows(
+    published, without):
+  """The README's test top-1, and what the network has on 49,920 images."""
+  labels = np.full(50000, 17)
+  classes = np.tile(np.array([5, 4, 3, 2, 1], np.int32), (50000, 1))
+  classes[:int(round(published * 50000)) - 80, 0] = 17
+  classes[-80:] = labels[-80:] = 0
+  measured = measure(classes, None, labels)
+  assert measured.num_unfilled == 80
+  assert round(measured.top1_with_unfilled, 4) == published
+  assert round(measured.top1, 4) == without
+
+
+def test_a_dump_without_one_filled_row_is_an_error():
+  with pytest.raises(UserError, match='none of its 10 rows was filled'):
+    measure(np.zeros((10, 3), np.int32), None, np.zeros(10, int))
+
+
+# Confidence curves, against a slow count, image by image.
+
+NUM_BINS = 200
+
+
+def slow_curve(confidences, correct):
+  """Columns of a `ConfidenceCurve`, None where there is no image to count."""
+  in_bin = [[] for _ in range(NUM_BINS)]
+  from_bin_on = [[] for _ in range(NUM_BINS)]
+  for c, hit in zip(confidences, correct):
+    reached = [i for i in range(NUM_BINS) if c >= i / NUM_BINS]
+    in_bin[reached[-1]].append(hit)
+    for i in reached:
+      from_bin_on[i].append(hit)
+  accuracy = [sum(hits) / len(hits) if hits else None for hits in in_bin]
+  alpha = [sum(hits) / len(hits) if hits else None for hits in from_bin_on]
+  smoothed = []
+  for i, value in enumerate(alpha):
+    window = [a for a in alpha[max(i - 5, 0):i + 6] if a is not None]
+    smoothed.append(None if value is None else sum(window) / len(window))
+  return ([len(hits) for hits in in_bin],
+          [len(hits) / len(correct) for hits in in_bin],
+          accuracy, alpha, smoothed)
+
+
+def as_array(column):
+  return np.array([np.nan if value is None else value for value in column])
+
+
+def assert_is_slow_curve(confidences, correct):
+  curve = evaluation.confidence_curve(
+      np.array(confidences, np.float64), np.array(correct, bool))
+  slow = slow_curve(confidences, correct)
+  for name, column, slow_column in zip(curve._fields, curve, slow):
+    assert column.shape == (NUM_BINS,)
+    if name == 'alpha_smoothed':
+      np.testing.assert_allclose(column, as_array(slow_column), rtol=1e-12)
+    else:
+      np.testing.assert_array_equal(column, as_array(slow_column), name)
+  assert curve.num_images.dtype == np.int64
+  return curve
+
+
+@pytest.mark.parametrize('num_images', [1, 2, 17, 400])
+@pytest.mark.parametrize('kind', ['continuous', 'on edges', 'saturated', 'low'])
+def test_random_answers(kind, num_images):
+  rng = np.random.RandomState(num_images)
+  confidences = rng.rand(num_images)
+  correct = rng.rand(num_images) < confidences
+  if kind == 'on edges':
+    confidences = np.round(confidences * NUM_BINS) / NUM_BINS
+  elif kind == 'saturated':
+    confidences = np.minimum(confidences * 2, 1)
+  elif kind == 'low':
+    confidences /= 4
+  curve = assert_is_slow_curve(confidences.tolist(), correct.tolist())
+  assert curve.num_images.sum() == num_images
+
+
+def test_an_edge_belongs_to_the_bin_above_it():
+  # 200 * .29 and others are below their whole number.
+  edges = [i / NUM_BINS for i in range(NUM_BINS)]
+  assert any(math.floor(NUM_BINS * edge) < i for i, edge in enumerate(edges))
+  below = np.nextafter(edges[1:], 0).tolist()
+  curve = assert_is_slow_curve(edges, [True] * NUM_BINS)
+  np.testing.assert_array_equal(curve.num_images, 1)
+  curve = assert_is_slow_curve(below, [True] * (NUM_BINS - 1))
+  np.testing.assert_array_equal(curve.num_images, [1] * (NUM_BINS - 1) + [0])

@@ -1,5 +1,6 @@
 """cascade/dumps.py: folders of dumps, of this project and as published."""
 
+import json
 import os
 import pickle
 
@@ -7,11 +8,9 @@ import numpy as np
 import pytest
 
 import dump_names
-from cascade import dumps
-from cascade.array_files import load_array
-from dump_folders import (best_classes, publish, random_softmaxes,
-                          write_split)
-from user_error import UserError
+from cascade import UserError, dumps
+from dump_folders import (best_classes, cut_into_shards, publish,
+                          random_softmaxes, write_split)
 
 NUM_IMAGES, NUM_CLASSES = 30, 8
 
@@ -59,8 +58,8 @@ def set_item(index, value):
 
 
 @pytest.mark.parametrize('split', dump_names.SPLITS)
-@pytest.mark.parametrize('published_protocol', [None, 0, 2, 3, 4])
-@pytest.mark.parametrize('max_rows', [1, 4, 100])
+@pytest.mark.parametrize('published_protocol', [None, 0, 3])
+@pytest.mark.parametrize('max_rows', [4, 100])
 def test_blocks_give_every_row_once_in_order(
     folder, split, published_protocol, max_rows):
   if published_protocol is not None:
@@ -81,45 +80,11 @@ def test_blocks_give_every_row_once_in_order(
   assert (dump.top5_classes == best_classes(expected)).all()
 
 
-@pytest.mark.parametrize('start,stop', [(0, 0), (3, 12), (11, 18), (17, 30),
-                                        (0, 30)])
-def test_blocks_of_a_range_of_rows(folder, start, stop):
-  rows = [row for rows, block in opened(folder).blocks(start, stop, 4)
-          for row in range(rows.start, rows.stop)
-          if (block[row - rows.start] == split_softmaxes('train')[row]).all()]
-  assert rows == list(range(start, stop))
-
-
-def test_parts_without_rows(tmp_path):
-  softmaxes = split_softmaxes('train')  # All of it ends in part 1.
-  write_split(tmp_path, 'train', split_labels('train'), {1: softmaxes})
-  for as_published in (False, True):
-    if as_published:
-      publish(tmp_path, tmp_path)
-    (rows, block), = opened(tmp_path).blocks()
-    assert (rows.start, rows.stop) == (0, NUM_IMAGES)
-    assert (block == softmaxes).all()
-
-
 def test_big_endian_blocks_are_made_native(folder):
   edit(folder / 'clf1_all_probabilities.npy', lambda array: array.astype('>f4'))
   (_, block), = opened(folder, 'validation').blocks()
   assert block.dtype.isnative
   assert (block == split_softmaxes('validation')).all()
-
-
-def test_blocks_of_a_pickle_are_aligned(folder):
-  softmaxes = split_softmaxes('validation')
-  content = pickle.dumps(softmaxes, 3)
-  mapped_alignments = []
-  for padding in (b'', b'\x80\x03'):  # A second PROTO shifts the data by 2.
-    path = folder / 'clf1_all_probabilities.npy'
-    path.write_bytes(padding + content)
-    mapped_alignments.append(load_array(str(path)).flags.aligned)
-    (_, block), = opened(folder, 'validation').blocks()
-    assert block.flags.aligned
-    assert (block == softmaxes).all()
-  assert not all(mapped_alignments)
 
 
 def test_opening_reads_few_rows_and_maps_the_rest(tmp_path):
@@ -146,31 +111,17 @@ def test_opening_reads_few_rows_and_maps_the_rest(tmp_path):
 
 
 def test_a_top5_file_alone_is_enough(folder):
+  """Its last rows were never filled."""
+  edit(folder / TRAIN_TOP5, set_item(slice(-2, None), 0))
+  edit(folder / TRAIN_TOP5_PROBABILITIES, set_item(slice(-2, None), 0))
   for part in range(1, 4):
-    (folder / 'clf1_train_{}of3_all_probabilities.npy'.format(part)).unlink()
+    (folder / f'clf1_train_{part}of3_all_probabilities.npy').unlink()
   dump = opened(folder)
   assert dump.num_images == NUM_IMAGES
   assert dump.num_classes is None
   assert list(dump.blocks()) == []
-
-
-def test_probabilities_alone_are_enough(folder):
-  (folder / 'clf1_train_top5_classes.npy').unlink()
-  dump = opened(folder)
-  assert dump.top5_classes is None
-  assert sum(len(block) for _, block in dump.blocks()) == NUM_IMAGES
-
-
-def test_top5_file_may_order_equal_softmaxes_in_any_way(folder):
-  softmaxes = split_softmaxes('validation')
-  softmaxes[:, 2:7] = 0.125
-  softmaxes[:, [0, 1, 7]] = 0.1, 0.2, 0.075
-  (folder / 'clf1_top5_probabilities.npy').unlink()
-  np.save(str(folder / 'clf1_all_probabilities.npy'), softmaxes)
-  reverse = NUM_CLASSES - 1 - best_classes(softmaxes[:, ::-1])
-  assert (reverse != best_classes(softmaxes)).any()
-  np.save(str(folder / 'clf1_top5_classes.npy'), reverse)
-  assert (opened(folder, 'validation').top5_classes == reverse).all()
+  assert np.flatnonzero(dumps.unfilled_top5(dump.top5_classes)).tolist() == [
+      28, 29]
 
 
 @pytest.mark.parametrize('num_classes', [1, 2, 4])
@@ -192,29 +143,22 @@ TRAIN_TOP5_PROBABILITIES = 'clf1_train_top5_probabilities.npy'
 
 @pytest.mark.parametrize('name,change,message', [
     (TRAIN_2OF3, lambda array: array.astype(np.float64), 'float64'),
-    (TRAIN_2OF3, lambda array: array.astype(np.int32), 'int32'),
     (TRAIN_2OF3, lambda array: array[0], r'float32 \(8,\)'),
-    (TRAIN_2OF3, lambda array: array[:, :0], r'float32 \(5, 0\)'),
-    (TRAIN_2OF3, lambda array: array[:, 1:], '7 classes, where .* has 8'),
+    (TRAIN_2OF3, lambda array: array[:, 1:], '7 classes, and .* has 8'),
     (TRAIN_2OF3, set_item((3, 5), np.nan), 'row 3 holds NaN'),
     (TRAIN_2OF3, lambda array: array[::-1], 'largest softmaxes'),
     (TRAIN_TOP5, lambda array: array.astype(np.float32), 'float32'),
-    (TRAIN_TOP5, lambda array: array[:, 0], r'\(30,\)'),
-    (TRAIN_TOP5, lambda array: np.hstack([array, array]), r'\(30, 10\)'),
-    (TRAIN_TOP5, lambda array: array[:, :4], r'\(30, 4\) .* \(30, 5\)'),
-    (TRAIN_TOP5, lambda array: array[:-1], r'\(29, 5\) .* \(30, 5\)'),
+    (TRAIN_TOP5, lambda array: array[:, :4], r'\(30, 4\).* \(30, 5\)'),
+    (TRAIN_TOP5, lambda array: array[:-1], r'\(29, 5\).* \(30, 5\)'),
     (TRAIN_TOP5, set_item((13, 2), 8), 'row 13 holds 8, beyond the 8'),
-    (TRAIN_TOP5, set_item((13, 2), -1), 'row 13 holds -1'),
     (TRAIN_TOP5, lambda array: array[:, ::-1], 'row 0 .* best first'),
     (TRAIN_TOP5, set_item(14, 0), 'row 14 .* row 2 of .*_2of3_'),
-    (TRAIN_3OF3, lambda array: array[:-1], r'\(30, 5\) .* \(29, 5\)'),
+    (TRAIN_3OF3, lambda array: array[:-1], r'\(30, 5\).* \(29, 5\)'),
     (TRAIN_3OF3, lambda array: array * 1.02, 'row 0 sums up to 1.02'),
     (TRAIN_TOP5_PROBABILITIES, lambda array: array.astype(np.float64),
      r'float64 \(30, 5\), .* float32 \(30, 5\)'),
-    (TRAIN_TOP5_PROBABILITIES, lambda array: array[1:], r'\(29, 5\), '),
     (TRAIN_TOP5_PROBABILITIES, set_item((8, 1), np.nan), 'row 8 is .*nan'),
     (TRAIN_TOP5_PROBABILITIES, set_item((8, 0), 1.5), r'row 8 is \[1.5, '),
-    (TRAIN_TOP5_PROBABILITIES, set_item((8, 4), -1e-9), 'row 8 is '),
     (TRAIN_TOP5_PROBABILITIES, lambda array: array[:, ::-1], 'row 0 is '),
     (TRAIN_TOP5_PROBABILITIES, set_item((13, 4), 0),
      'row 13 of the top-5 files .* row 1 of .*_2of3_'),
@@ -227,21 +171,10 @@ def test_files_that_are_wrong_or_disagree(folder, name, change, message):
   assert str(folder) in str(caught.value)
 
 
-@pytest.mark.parametrize('as_published', [False, True])
-def test_truncated_probabilities(folder, as_published):
-  if as_published:
-    publish(folder, folder)
-  content = (folder / TRAIN_3OF3).read_bytes()
-  (folder / TRAIN_3OF3).write_bytes(content[:-50])
-  with pytest.raises(UserError, match=TRAIN_3OF3):
-    opened(folder)
-
-
-@pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_nan_beyond_the_checked_rows_is_found_when_it_is_read(
-    folder, monkeypatch, value):
+    folder, monkeypatch):
   monkeypatch.setattr(dumps, 'CHECKED_ROWS', 2)
-  edit(folder / TRAIN_3OF3, set_item((7, 0), value))
+  edit(folder / TRAIN_3OF3, set_item((7, 0), np.inf))
   dump = opened(folder)
   with pytest.raises(UserError, match=TRAIN_3OF3 + ': row 7 holds NaN'):
     list(dump.blocks(max_rows=3))
@@ -260,6 +193,17 @@ def test_missing_probabilities_are_named_with_their_step(folder, missing):
     opened(folder)
 
 
+def test_a_damaged_top5_file_without_softmaxes(folder):
+  """Its class is beyond those of the other dumps."""
+  validation = opened(folder, 'validation')
+  for part in range(1, 4):
+    (folder / f'clf1_train_{part}of3_all_probabilities.npy').unlink()
+  edit(folder / TRAIN_TOP5, set_item((7, 0), 5000))
+  with pytest.raises(UserError, match=TRAIN_TOP5 + ': row 7 holds 5000, beyond '
+                     'the 8'):
+    dumps.num_classes_of([validation, opened(folder)])
+
+
 def test_find_classifiers(folder):
   assert dumps.find_classifiers(str(folder)) == [1]
   np.save(str(folder / 'clf2_train_top5_classes.npy'), np.zeros((1, 5), int))
@@ -267,15 +211,98 @@ def test_find_classifiers(folder):
   assert dumps.find_classifiers(str(folder)) == [0, 1, 2]
 
 
-def test_folder_without_dumps(tmp_path):
-  (tmp_path / 'clf0_all_probabilities.npy.clf0.unfinished').touch()
-  with pytest.raises(UserError, match='holds no dump .*step 3'):
-    dumps.find_classifiers(str(tmp_path))
-  with pytest.raises(UserError, match='no such folder'):
-    dumps.find_classifiers(str(tmp_path / 'absent'))
+# cascade.json.
+
+
+@pytest.mark.parametrize('exits', [[], [{'classifier_id': 0}], 5])
+def test_dumps_that_are_being_replaced_are_refused(folder, exits):
+  """Of another network in the train split than in the validation split."""
+  record = folder / 'cascade.json'
+  record.write_text(json.dumps({'format_version': 1, 'exits': exits}))
+  with pytest.raises(UserError, match='does not list classifier 1, .*dump them '
+                     'again .step 3, --classifier_id 1'):
+    dumps.find_classifiers(str(folder))
+  record.write_text(json.dumps({'exits': [{'classifier_id': 1}]}))
+  assert dumps.find_classifiers(str(folder)) == [1]
+
+
+# Shards.
+
+
+SHARDS = '.shard-0{}-of-04.npy'
+
+
+@pytest.fixture
+def shards(folder):
+  cut_into_shards(folder, 4, 3)
+  return folder
+
+
+def test_shards_are_read_as_one(shards):
+  assert dumps.find_classifiers(str(shards)) == [1]
+  for split in dump_names.SPLITS:
+    dump = opened(shards, split)
+    softmaxes = split_softmaxes(split)
+    assert (dump.num_images, dump.num_classes) == softmaxes.shape
+    for rows, block in dump.blocks(max_rows=4):
+      assert (block == softmaxes[rows]).all()
+    assert (dump.top5_classes == best_classes(softmaxes)).all()
+    labels = dumps.read_labels(None, str(shards), split)
+    assert (labels.classes == split_labels(split)).all()
+
+
+def refused(folder):
+  with pytest.raises(UserError) as error:
+    for split in dump_names.SPLITS:
+      dumps.read_labels(None, str(folder), split)
+      opened(folder, split)
+  message = str(error.value)
+  assert '\n' not in message and message.startswith(str(folder))
+  return message[len(str(folder)) + 1:]
+
+
+@pytest.mark.parametrize('name', [
+    'train_non_onehot', 'clf1_train_2of3_all_probabilities',
+    'clf1_top5_probabilities'])
+def test_sets_of_shards_that_are_not_complete(shards, name):
+  first, third = [shards / (name + SHARDS.format(i)) for i in (1, 3)]
+  content = third.read_bytes()
+  third.unlink()
+  assert refused(shards).startswith(
+      f'{third.name}: no such file, and the set of 4 shards must be complete')
+  third.write_bytes(content)
+  for addition in ('02-of-4', '05-of-04', '00-of-04', '01-of-02'):
+    surplus = shards / f'{name}.shard-{addition}.npy'
+    surplus.write_bytes(first.read_bytes())
+    assert refused(shards).startswith(f'{surplus.name}: does not belong')
+    surplus.unlink()
+  for change in (lambda array: array[1:], lambda array: array[:, np.newaxis],
+                 lambda array: array.astype(np.float16)):
+    edit(third, change)
+    refused(shards)
+    third.write_bytes(content)
+  (shards / f'{name}.npy').write_bytes(content)
+  if name != 'train_non_onehot':  # Labels may lie there in both forms.
+    assert 'the whole file and also shards' in refused(shards)
+
+
+def test_parts_in_different_numbers_of_shards(shards):
+  for path in shards.glob('clf1_train_3of3_all_*'):
+    path.unlink()
+  np.save(str(shards / TRAIN_3OF3), split_softmaxes('train')[17:])
+  assert 'remove what belongs to the other pass' in refused(shards)
 
 
 # Labels.
+
+
+def test_labels_of_either_folder(label_folders):
+  dataset, beside = label_folders
+  for folder, path in ((beside, beside), (dataset, dataset)):
+    save_labels(folder, [3, 1])
+    labels = read_labels(dataset, beside)
+    assert labels.classes.tolist() == [3, 1]
+    assert labels.path == str(path / 'train_non_onehot.npy')
 
 
 @pytest.fixture
@@ -293,21 +320,6 @@ def read_labels(*folders):
   return dumps.read_labels(*([str(folder) for folder in folders] + ['train']))
 
 
-def test_labels_of_either_folder(label_folders):
-  dataset, beside = label_folders
-  save_labels(beside, [3, 1])
-  assert read_labels(dataset, beside).classes.tolist() == [3, 1]
-  assert dumps.read_labels(None, str(beside), 'train').classes.tolist() == [
-      3, 1]
-  save_labels(dataset, [3, 1])
-  labels = read_labels(dataset, beside)
-  assert labels.classes.tolist() == [3, 1]
-  assert labels.classes.dtype == np.int32
-  assert labels.path == str(dataset / 'train_non_onehot.npy')
-  (beside / 'train_non_onehot.npy').unlink()
-  assert read_labels(dataset, beside).classes.tolist() == [3, 1]
-
-
 @pytest.mark.parametrize('others,message', [
     ([3, 1, 4, 2, 5], 'row 3 is 1 and 2'), ([3, 1, 4], '5 and 3 rows')])
 def test_labels_that_disagree(label_folders, others, message):
@@ -318,21 +330,6 @@ def test_labels_that_disagree(label_folders, others, message):
     read_labels(dataset, beside)
   for folder in label_folders:
     assert str(folder) in str(caught.value)
-
-
-def test_missing_labels_are_named_with_their_step(label_folders):
-  with pytest.raises(UserError,
-                     match='dataset/train_non_onehot.npy: .*step 2'):
-    read_labels(*label_folders)
-  with pytest.raises(UserError, match='dumps/train_non_onehot.npy: .*step 2'):
-    dumps.read_labels(None, str(label_folders[1]), 'train')
-
-
-def test_dataset_folder_must_exist(label_folders):
-  save_labels(label_folders[1], [3])
-  for absent in ('', str(label_folders[0] / 'absent')):
-    with pytest.raises(UserError, match='-dataset_path .*no such folder'):
-      read_labels(absent, label_folders[1])
 
 
 @pytest.mark.parametrize('labels,message', [
@@ -357,20 +354,3 @@ def test_labels_that_do_not_fit_the_dump(folder):
   classes[4] = NUM_CLASSES
   with pytest.raises(UserError, match='row 4 holds 8, beyond the 8 classes'):
     dump.check_labels(labels._replace(classes=classes))
-
-
-# Rows that were never filled.
-
-
-def test_unfilled_top5_classes_are_recognised():
-  top5_classes = np.array([[0, 1, 2, 3, 4], [0] * 5, [0, 0, 0, 0, 1]])
-  assert dumps.unfilled_top5(top5_classes).tolist() == [False, True, False]
-
-
-def test_unfilled_rows_pass_the_checks(folder):
-  edit(folder / TRAIN_3OF3, set_item(slice(-2, None), 0))
-  edit(folder / TRAIN_TOP5, set_item(slice(-2, None), 0))
-  edit(folder / TRAIN_TOP5_PROBABILITIES, set_item(slice(-2, None), 0))
-  dump = opened(folder)
-  assert np.flatnonzero(dumps.unfilled_top5(dump.top5_classes)).tolist() == [
-      28, 29]

@@ -4,9 +4,9 @@ Most of them read records that hold a number and nothing else, through a parser
 of their own; the others are JPEGs of one grey level that is their number.
 """
 
-import collections
 import io
 import os
+import typing
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from tf_compat import tf
 import imagenet_input
 import imagenet_preprocessing
 import numpy_resnet
+import record_shards
 import tiny_records
 from imagenet_shards import find_shards
 
@@ -59,10 +60,10 @@ def parse_number(raw_record, is_training, dtype):
   return tf.zeros([2, 2, 3], dtype), number
 
 
-def read_numbers(data_dir, is_training, batch_size, seed=1, at_most=None,
+def read_numbers(data_dir, is_training, batch_size, graph_seed=1, at_most=None,
                  **kwargs):
   with tf.Graph().as_default():
-    tf.set_random_seed(seed)
+    tf.set_random_seed(graph_seed)
     return batches_of(imagenet_input.input_fn(
         is_training, str(data_dir), batch_size, parse_record_fn=parse_number,
         **kwargs), at_most)
@@ -105,7 +106,7 @@ def random_layouts(num_layouts):
     yield rng.randint(0, rng.choice([2, 3, 9, 20]), num_shards).tolist()
 
 
-LAYOUTS = list(random_layouts(20)) + [
+LAYOUTS = list(random_layouts(8)) + [
     [40], [0, 0, 5], [3] * 10, [3] * 25, [9, 1] * 8, [1] * 10 + [0] * 7 + [2],
     list(range(15)), list(range(15, 0, -1)), [0] * 12 + [6]]
 
@@ -124,30 +125,15 @@ def test_reading_order_of_many_layouts(tmpdir):
         len(order[i:i + batch_size]) for i in range(0, len(order), batch_size)]
 
 
-def test_the_reference_of_the_reading_order():
-  """By hand: a shard that has ended loses its turn, then it is replaced."""
-  layout = [2, 1] + [3] * 8 + [2, 1]
-  first = [0, 2] + list(range(3, 27, 3))  # Of the ten shards in place.
-  assert tiny_records.reading_order(layout) == (
-      first +
-      [1] + [number + 1 for number in first[2:]] +  # Shard 1 has ended.
-      # Shard 0 has ended; shard 10 is in the place of shard 1.
-      [27] + [number + 2 for number in first[2:]] +
-      # Shard 11 is in the place of shard 0; the eight others have ended.
-      [29, 28])
-
-
 def test_reading_order_is_the_record_builders(tmpdir):
   """Its label files have the row order of the dumps."""
-  builder = pytest.importorskip('build_imagenet_tfrecords')
-  for layout in LAYOUTS + [builder.images_per_shard(173, 16)]:
-    assert builder.reading_order(layout).tolist() == (
+  for layout in LAYOUTS + [record_shards.images_per_shard(173, 16)]:
+    assert record_shards.reading_order(layout).tolist() == (
         tiny_records.reading_order(layout))
 
 
 @pytest.mark.parametrize('split', ['validation', 'train'])
-@pytest.mark.parametrize('batch_size', [1, 7, 64])
-def test_evaluation_of_either_split(tmpdir, split, batch_size):
+def test_evaluation_of_either_split(tmpdir, split, batch_size=7):
   layout = [5, 0, 2, 9, 1, 4, 4, 3, 7, 6, 2, 5, 1]
   paths = grey_shards(tmpdir, split, layout)
   with tf.Graph().as_default():
@@ -162,7 +148,6 @@ def test_evaluation_of_either_split(tmpdir, split, batch_size):
 
 
 @pytest.mark.parametrize('options', [
-    dict(), dict(num_parallel_batches=3),
     dict(datasets_num_private_threads=1),
     dict(datasets_num_private_threads=3, num_parallel_batches=2)])
 def test_threads_change_nothing(tmpdir, options):
@@ -185,37 +170,6 @@ def test_threads_change_nothing(tmpdir, options):
     assert grey_levels(batches) == order
 
 
-def test_threads_are_as_many_as_asked_for(tmpdir, monkeypatch):
-  paths = grey_shards(tmpdir, 'validation', [3])
-  asked = []
-  dataset_map = tf.data.Dataset.map
-
-  def spy_on_map(self, function, num_parallel_calls=None):
-    asked.append(num_parallel_calls)
-    return dataset_map(self, function, num_parallel_calls)
-
-  def spy_on_threads(dataset, num_threads):
-    asked.append(num_threads)
-    return dataset
-  monkeypatch.setattr(tf.data.Dataset, 'map', spy_on_map)
-  monkeypatch.setattr(imagenet_input, 'private_threadpool', spy_on_threads)
-  for function, first in ((imagenet_input.input_fn, (False, str(tmpdir))),
-                          (imagenet_input.evaluation_dataset, (paths,))):
-    with tf.Graph().as_default():
-      function(*first, batch_size=8)
-      function(*first, batch_size=8, num_parallel_batches=3,
-               datasets_num_private_threads=5)
-    assert asked == [8, 24, 5]
-    del asked[:]
-
-
-def test_repeated_evaluation_epochs_have_the_same_order(tmpdir):
-  layout = [5, 1, 0, 4]
-  number_records(tmpdir, 'validation', layout)
-  assert labels_of(read_numbers(tmpdir, False, 4, num_epochs=3)) == (
-      3 * tiny_records.reading_order(layout))
-
-
 def test_input_fn_evaluates_as_evaluation_dataset_does(tmpdir):
   rows = tiny_records.make_data_set(
       str(tmpdir), {'train': [2], 'validation': [4, 1, 6]}, 11)['validation']
@@ -232,16 +186,26 @@ def test_input_fn_evaluates_as_evaluation_dataset_does(tmpdir):
   assert labels_of(batches) == [label for _, label in rows]
   np.testing.assert_allclose(
       np.concatenate([images for images, _ in batches]), references, rtol=0,
-      atol=1e-4)
+      atol=5e-4)  # Grey levels; seen: 3.2e-5.
   for (images, labels), (other_images, other_labels) in zip(batches, others):
     np.testing.assert_array_equal(images, other_images)
     np.testing.assert_array_equal(labels, other_labels)
 
 
+def test_shards_may_be_a_tensor(tmpdir):
+  """They were, but not without `num_skipped`."""
+  paths = number_records(tmpdir, 'train', [3, 2])
+  with tf.Graph().as_default():
+    shards = tf.placeholder_with_default(paths, [None])
+    dataset = imagenet_input.split_dataset(shards).batch(10)
+    batch, = batches_of(dataset)
+  assert [int(record) for record in batch] == tiny_records.reading_order([3, 2])
+
+
 # ----------------------------------------------------------------------------
 # Padding, types, sizes
 # ----------------------------------------------------------------------------
-@pytest.mark.parametrize('num_padding_images', [0, 1, 3, 9])
+@pytest.mark.parametrize('num_padding_images', [1, 9])
 def test_padding_comes_at_the_end(tmpdir, num_padding_images):
   grey_shards(tmpdir, 'validation', [4, 3])
   with tf.Graph().as_default():
@@ -298,14 +262,7 @@ def test_an_epoch_of_training_has_every_image_once(tmpdir):
   assert drawn != tiny_records.reading_order(TRAIN_LAYOUT)
   # Shuffled throughout, not in part: neighbours come from anywhere.
   assert np.abs(np.diff(drawn)).mean() > NUM_TRAIN / 5
-  assert labels_of(read_numbers(tmpdir, True, 8, seed=2)) != drawn
-
-
-def test_records_of_one_shard_are_shuffled(tmpdir):
-  number_records(tmpdir, 'train', [NUM_TRAIN])
-  drawn = labels_of(read_numbers(tmpdir, True, 8))
-  assert sorted(drawn) == list(range(NUM_TRAIN))
-  assert np.abs(np.diff(drawn)).mean() > NUM_TRAIN / 5
+  assert labels_of(read_numbers(tmpdir, True, 8, graph_seed=2)) != drawn
 
 
 def test_each_epoch_is_complete_and_drawn_anew(tmpdir):
@@ -317,26 +274,43 @@ def test_each_epoch_is_complete_and_drawn_anew(tmpdir):
   assert drawn[0].tolist() != drawn[1].tolist() != drawn[2].tolist()
 
 
-def test_training_without_end(tmpdir):
+def test_the_seed_decides_the_order(tmpdir):
+  """Each training cycle used to bring the images in the order of the first."""
   number_records(tmpdir, 'train', TRAIN_LAYOUT)
-  num_batches = 5 * NUM_TRAIN // 8
-  batches = read_numbers(tmpdir, True, 8, num_epochs=None, at_most=num_batches)
-  assert [len(labels) for _, labels in batches] == [8] * num_batches
-  times = collections.Counter(labels_of(batches))
-  assert sorted(times) == list(range(NUM_TRAIN))
-  assert set(times.values()) <= {4, 5}
+  # The graph's seed is that of the whole run; see the run loop.
+  first, again, other = [
+      labels_of(read_numbers(tmpdir, True, 8, graph_seed=7, seed=seed))
+      for seed in (1, 1, 2)]
+  assert first == again != other
+  assert sorted(first) == sorted(other) == list(range(NUM_TRAIN))
 
 
-def test_shuffling_draws_from_all_shards_of_a_large_split(tmpdir, monkeypatch):
-  """With more records than the buffer holds, the shards' order is random."""
-  monkeypatch.setattr(imagenet_input, 'SHUFFLE_BUFFER_RECORDS', 10)
-  number_records(tmpdir, 'train', [4] * 50)
-  starts = set()
-  for seed in range(4):
-    drawn = labels_of(read_numbers(tmpdir, True, 16, seed=seed))
-    assert sorted(drawn) == list(range(200))
-    starts.update(number // 40 for number in drawn[:20])
-  assert len(starts) >= 4  # Of five groups of ten shards.
+def test_the_seed_decides_the_distortions():
+  def distorted(seed):
+    with tf.Graph().as_default(), tf.Session() as session:
+      tf.set_random_seed(7)
+      record = tf.constant(tiny_records.make_record(
+          tiny_records.draw_jpeg(0), 1, 'n'))
+      image, _ = imagenet_input.record_parser(32, seed=seed)(
+          record, True, tf.float32)
+      return session.run(image)
+
+  np.testing.assert_array_equal(distorted(1), distorted(1))
+  assert not np.array_equal(distorted(1), distorted(2))
+
+
+class Context(typing.NamedTuple):
+  num_input_pipelines: int
+  input_pipeline_id: int
+
+
+@pytest.mark.parametrize('num_workers', [2, 3, 20])  # 13 shards.
+def test_workers_share_the_training_records(tmpdir, num_workers):
+  number_records(tmpdir, 'train', TRAIN_LAYOUT)
+  read = [labels_of(read_numbers(
+      tmpdir, True, 8, input_context=Context(num_workers, worker)))
+          for worker in range(num_workers)]
+  assert sorted(sum(read, [])) == list(range(NUM_TRAIN))
 
 
 def test_training_keeps_image_and_label_together(tmpdir):
@@ -399,12 +373,8 @@ def test_boxes_reach_the_preprocessing(monkeypatch, more, boxes):
       lambda image_buffer, bbox, *args: bbox)
   bbox, _ = parse(grey_record(9, more=more), is_training=True)
   assert bbox.dtype == np.float32
-  np.testing.assert_allclose(bbox, np.reshape(boxes, [1, len(boxes), 4]))
-
-
-@pytest.mark.parametrize('label', [0, 1, 10])
-def test_labels_in_range(label):
-  assert parse(grey_record(9, label=label), num_classes=11)[1] == label
+  np.testing.assert_array_equal(
+      bbox, np.float32(boxes).reshape([1, len(boxes), 4]))
 
 
 @pytest.mark.parametrize('label, shown', [
@@ -421,20 +391,6 @@ def test_a_label_out_of_range_stops_with_label_and_image(tmpdir, label, shown):
       batches_of(dataset)
   assert '[{}] [{}] [grey_200.JPEG]'.format(
       imagenet_input.LABEL_OUT_OF_RANGE, shown) in raised.value.message
-
-
-def test_operations_of_a_parser_tell_what_they_parse_for():
-  with tf.Graph().as_default() as graph:
-    for is_training in (False, True):
-      first = len(graph.get_operations())
-      imagenet_input.parse_record(tf.constant(b''), is_training, tf.float32)
-      scope = imagenet_input.PARSER_SCOPES[is_training] + '/'
-      kinds = {op.type for op in graph.get_operations()[first:]
-               if op.name.startswith(scope)}
-      assert 'ExtractJpegShape' in kinds or not is_training
-      assert kinds & {'DecodeJpeg', 'DecodeAndCropJpeg'}
-      assert not [op.name for op in graph.get_operations()[first:]
-                  if not op.name.startswith(scope) and op.type != 'Const']
 
 
 # ----------------------------------------------------------------------------

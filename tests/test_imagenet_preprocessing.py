@@ -1,9 +1,7 @@
 """Tests of Imagenet/imagenet_preprocessing.py.
 
-Evaluation is compared with tests/numpy_resnet.py. Where both start from the
-same decoded pixels they differ by 3.2e-5 grey levels at most (measured on
-TensorFlow 1.12 and 2.15); what decoders make of the same JPEG differs by more,
-see `numpy_resnet.decode_image`.
+Evaluation is compared with tests/numpy_resnet.py, from the same decoded pixels,
+and bit for bit with the plain way of plain_preprocessing.py.
 """
 
 import io
@@ -16,9 +14,11 @@ from tf_compat import tf
 
 import imagenet_preprocessing
 import numpy_resnet
+import plain_preprocessing
 import tiny_records
 
-TOLERANCE = 1e-4  # Grey levels.
+# Grey levels. float32 has a step of 1.5e-5 at 255; seen were 3.2e-5.
+TOLERANCE = 5e-4
 MEANS = np.array([123.68, 116.78, 103.94])
 
 
@@ -71,37 +71,32 @@ def test_evaluation_is_that_of_the_reference(image_size):
         image, reference, rtol=0, atol=TOLERANCE, err_msg=str(number))
 
 
-def test_the_kinds_are_there():
-  images = [Image.open(io.BytesIO(tiny_records.draw_jpeg(number)))
-            for number in range(NUM_KINDS)]
-  assert {image.mode for image in images} == {'RGB', 'L'}
-  assert {'progressive' in image.info for image in images} == {True, False}
-  assert {image.size[::-1] for image in images} == set(tiny_records.SIZES)
+@pytest.mark.parametrize('image_size', [224, 96])
+def test_the_same_pixels_as_the_plain_way(image_size):
+  rng = np.random.RandomState(image_size)
+  # 188 and 332 pixels are those that single precision rounds down.
+  sizes = [(1, 1), (2, 300), (300, 2), (188, 331), (332, 333), (375, 500)]
+  sizes += [tuple(size) for size in rng.randint(1, 400, [9, 2])]
+  with tf.Graph().as_default(), tf.Session() as session:
+    encoded = tf.placeholder(tf.string, [])
+    fetches = [
+        imagenet_preprocessing.preprocess_image(
+            encoded, tf.zeros([1, 0, 4]), image_size, image_size, 3),
+        plain_preprocessing.preprocess_for_eval(encoded, image_size)]
+    for number, size in enumerate(sizes):
+      jpeg = encode(rng.randint(0, 256, size + (3,)), quality=85,
+                    subsampling=number % 3)
+      ours, plain = session.run(fetches, {encoded: jpeg})
+      np.testing.assert_array_equal(ours, plain, err_msg=str(size))
 
 
-@pytest.mark.parametrize('image_size', [224, 64, 32])
-def test_evaluation_of_pixels_that_every_decoder_agrees_on(image_size):
-  # Uniform 8 x 8 blocks have one coefficient each: nothing to round.
-  blocks = np.random.RandomState(0).randint(0, 256, [7, 11], np.uint8)
-  jpegs = [encode(np.kron(blocks, np.ones([8, 8], np.uint8))[:height, :width])
-           for height, width in [(56, 88), (55, 83), (8, 88), (56, 8)]]
-  for jpeg, (image, _) in zip(jpegs, evaluate(jpegs, image_size)):
-    reference = numpy_resnet.preprocess_for_eval(
-        numpy_resnet.decode_image(io.BytesIO(jpeg)), image_size)
-    np.testing.assert_allclose(image, reference, rtol=0, atol=TOLERANCE)
-
-
-def test_evaluation_of_pixels_that_pillow_decoded():
-  # Without chroma subsampling, which decoders undo in different ways.
-  numbers = [n for n in range(2 * NUM_KINDS) if n % 3 == 0 or n % 4 == 1]
-  jpegs = [tiny_records.draw_jpeg(number) for number in numbers]
-  for number, jpeg, (image, _) in zip(numbers, jpegs, evaluate(jpegs, 64)):
-    reference = numpy_resnet.preprocess_for_eval(
-        numpy_resnet.decode_image(io.BytesIO(jpeg)), 64)
-    difference = np.abs(image - reference)
-    # Measured: 1.8 grey levels in grey images, 3.7 in colour; on average 1.7.
-    assert difference.max() < (2.5 if number % 4 == 1 else 5), number
-    assert difference.mean() < 2, number
+@pytest.mark.parametrize('cut', [2, 1000])
+def test_an_image_whose_end_is_missing_is_an_error(cut):
+  """Though its centre may be whole: the record is damaged."""
+  jpeg = encode(np.random.RandomState(0).randint(0, 256, [500, 200, 3]))
+  evaluate([jpeg], 96)
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    evaluate([jpeg[:-cut]], 96)
 
 
 def test_the_smaller_side_before_the_crop():
@@ -141,16 +136,6 @@ def test_an_image_of_188_pixels_is_resized_to_255():
   assert np.abs(image - (at_256[16:240, 16:240] - MEANS)).mean() > 1
 
 
-@pytest.mark.parametrize('height, width', [(32, 64), (64, 32)])
-def test_evaluation_of_an_output_that_is_not_square(height, width):
-  (image, decoded), = evaluate([tiny_records.draw_jpeg(1)], height, width)
-  resized = numpy_resnet.resize_bilinear(decoded, 73, 73)  # From 64 x 64.
-  top, left = (73 - height) // 2, (73 - width) // 2
-  np.testing.assert_allclose(
-      image, resized[top:top + height, left:left + width] - MEANS, rtol=0,
-      atol=TOLERANCE)
-
-
 # ----------------------------------------------------------------------------
 # Both
 # ----------------------------------------------------------------------------
@@ -171,14 +156,6 @@ def test_colours_keep_their_place():
   for image in [evaluated] + list(train(jpeg, 32, num_draws=2)):
     np.testing.assert_allclose(image + MEANS, np.broadcast_to(
         decoded[0, 0], image.shape), rtol=0, atol=TOLERANCE)
-
-
-def test_means_of_a_batch():
-  with tf.Graph().as_default(), tf.Session() as session:
-    images = session.run(imagenet_preprocessing.subtract_channel_means(
-        tf.fill([2, 4, 5, 3], 200.)))
-  np.testing.assert_allclose(
-      images, np.broadcast_to(200 - MEANS, [2, 4, 5, 3]), atol=TOLERANCE)
 
 
 # ----------------------------------------------------------------------------
@@ -223,12 +200,6 @@ def windows():
   return read_windows(train(coordinate_jpeg(160, 240), 64, num_draws=400))
 
 
-def test_crops_lie_within_the_image(windows):
-  top, height, left, width, _ = windows
-  assert top.min() > -2 and (top + height).max() < 162
-  assert left.min() > -2 and (left + width).max() < 242
-
-
 def test_crops_are_of_legal_shape(windows):
   _, height, _, width, _ = windows
   # Sides are rounded to pixels, too.
@@ -254,17 +225,6 @@ def test_crops_are_of_all_kinds(windows):
 def test_half_of_the_crops_are_mirrored(windows):
   mirrored = windows[4]
   assert 0.42 < mirrored.mean() < 0.58  # Three standard deviations.
-
-
-def test_the_same_seed_draws_the_same_crops(windows):
-  again = read_windows(train(coordinate_jpeg(160, 240), 64, num_draws=5))
-  np.testing.assert_allclose(again, windows[:, :5])
-
-
-def test_another_seed_draws_other_crops(windows):
-  jpeg = coordinate_jpeg(160, 240)
-  others = read_windows(train(jpeg, 64, num_draws=5, seed=2))
-  assert not np.allclose(others, windows[:, :5], atol=2)
 
 
 def test_the_whole_image_where_no_legal_crop_is_large_enough():
@@ -303,16 +263,6 @@ def test_crops_hold_a_tenth_of_a_box():
 def test_crops_without_the_box_often_miss_it(windows):
   missed = [overlap(window, LOW_LEFT_BOX) == 0 for window in windows.T]
   assert np.mean(missed) > 0.2
-
-
-def test_one_of_several_boxes_is_enough():
-  boxes = [LOW_LEFT_BOX, (0., 0.85, 0.2, 1.)]
-  drawn = read_windows(train(
-      coordinate_jpeg(160, 240), 64, num_draws=60, boxes=boxes)).T
-  overlaps = np.array([[overlap(window, box) for box in boxes]
-                       for window in drawn])
-  assert overlaps.max(axis=1).min() > 0.05
-  assert np.all((overlaps == 0).any(axis=0))  # Neither is in every crop.
 
 
 @pytest.mark.parametrize('image_size', [224, 32])

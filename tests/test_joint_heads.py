@@ -1,12 +1,10 @@
 """Heads that are trained in one run: each as if it were alone."""
 
-import collections
 import itertools
 
 import numpy as np
 import pytest
 
-import command_line
 import devices
 import imagenet_main
 import numpy_resnet
@@ -47,46 +45,36 @@ def trunk(tmp_path_factory):
   return write_checkpoint(tmp_path_factory.mktemp('trunk'), values), values
 
 
-def images_and_labels():
-  """From memory; for each step a batch."""
+def train(folder, checkpoint, classifier_ids, num_replicas=1,
+          num_batches=NUM_STEPS):
+  """Trains from a seed; values by name, of the first and the last step.
+
+  Several replicas need `num_batches` 1: TensorFlow 1.12's take their batches
+  from one queue, whoever comes first.
+  """
   images = (rule_weights.rule_images(
-      NUM_STEPS * BATCH_SIZE, IMAGE_SIZE, IMAGE_SIZE) -
+      num_batches * BATCH_SIZE, IMAGE_SIZE, IMAGE_SIZE) -
             np.array(numpy_resnet.CHANNEL_MEANS)).astype(np.float32)
   labels = np.arange(len(images), dtype=np.int32) % NUM_CLASSES
-  return images, labels
-
-
-def train(folder, checkpoint, classifier_ids, num_replicas):
-  """Trains from a seed; the checkpoints of the first and the last step."""
-  flags_obj = command_line.parse(
-      '--random_seed', SEED, '--cpu_replicas', num_replicas)
-  config = devices.run_config(
-      flags_obj, devices.resolve_devices(flags_obj, 0), 0, distributed=True)
-  images, labels = images_and_labels()
-  if num_replicas > 1:
-    # TensorFlow 1.12's replicas take their batches from one queue, whoever
-    # comes first: only of equal ones is it sure which they get.
-    images, labels = images[:BATCH_SIZE], labels[:BATCH_SIZE]
+  resolved = devices.resolve(0, BATCH_SIZE, cpu_replicas=num_replicas)
+  config = devices.run_config(resolved, SEED, devices.strategy(resolved))
   tf.estimator.Estimator(
       imagenet_main.imagenet_model_fn, str(folder), config, params_of(
           classifier_ids, initial_checkpoint=checkpoint)).train(
               lambda: tf.data.Dataset.from_tensor_slices(
                   (images, labels)).repeat().batch(BATCH_SIZE),
               steps=NUM_STEPS)
-  return [read_checkpoint(folder / 'model.ckpt-{}'.format(step))
+  return [read_checkpoint(folder / f'model.ckpt-{step}')
           for step in (0, NUM_STEPS)]
 
 
-@pytest.fixture(scope='module', params=[1, 2], ids=['alone', 'replicas'])
-def trained(trunk, request, tmp_path_factory):
-  """(first, last) values by classifiers trained; and the joint folder."""
+@pytest.fixture(scope='module')
+def trained(trunk, tmp_path_factory):
+  """First and last values, by the classifiers trained."""
   folder = tmp_path_factory.mktemp('trained')
-  Trained = collections.namedtuple('Trained', 'values joint_folder')
-  return Trained({
-      classifier_ids: train(
-          folder / ''.join(map(str, classifier_ids)), trunk[0], classifier_ids,
-          request.param)
-      for classifier_ids in ((0,), (1,), (0, 1))}, folder / '01')
+  return {classifier_ids: train(
+      folder / ''.join(map(str, classifier_ids)), trunk[0], classifier_ids)
+          for classifier_ids in ((0,), (1,), (0, 1))}
 
 
 def variables_of_head(k):
@@ -95,23 +83,40 @@ def variables_of_head(k):
                      if not is_average(name)}
 
 
+def assert_same_training(found, wanted, k):
+  """The head's first values to the bit, the last ones to a part of the change.
+
+  Sums may be taken in another order; that made up to 1e-5 of a variable's
+  largest change. A gradient taken twice or not at all makes about all of it.
+  """
+  # Batch normalization takes this bias out again: its gradient is rounding.
+  bias = f'resnet_model/cascaded{k}_fc{k}/bias'
+  for name in variables_of_head(k):
+    np.testing.assert_array_equal(found[0][name], wanted[0][name], name)
+    if not name.startswith(bias):
+      largest_change = np.abs(wanted[1][name] - wanted[0][name]).max()
+      assert largest_change > 1e-4, name
+      np.testing.assert_allclose(
+          found[1][name], wanted[1][name], rtol=0,
+          atol=0.01 * largest_change, err_msg=name)
+
+
 @pytest.mark.parametrize('k', [0, 1])
 def test_a_head_has_the_weights_of_one_trained_alone(trained, k):
-  (first, last), (joint_first, joint_last) = (
-      trained.values[(k,)], trained.values[(0, 1)])
-  # Batch normalization takes this bias out again: its gradient is rounding.
-  bias = 'resnet_model/cascaded{0}_fc{0}/bias'.format(k)
-  for name in variables_of_head(k):
-    np.testing.assert_array_equal(joint_first[name], first[name], name)
-    np.testing.assert_allclose(
-        joint_last[name], last[name], rtol=1e-5,
-        atol=1e-4 if name.startswith(bias) else 1e-6, err_msg=name)
-    if not name.startswith(bias):
-      assert np.abs(last[name] - first[name]).max() > 1e-4, name
+  assert_same_training(trained[0, 1], trained[k,], k)
+
+
+def test_replicas_average_their_gradients(trunk, tmp_path):
+  """Two replicas with the same images do what one does with them."""
+  one, two = [
+      train(tmp_path / str(num_replicas), trunk[0], (0, 1), num_replicas, 1)
+      for num_replicas in (1, 2)]
+  for k in (0, 1):
+    assert_same_training(two, one, k)
 
 
 def test_the_trunk_is_as_pretrained(trunk, trained):
-  for classifier_ids, (_, last) in trained.values.items():
+  for classifier_ids, (_, last) in trained.items():
     of_trunk = set(last) & TRUNK
     assert len(of_trunk) == {0: 43, 1: 64}[max(classifier_ids)]
     for name in of_trunk:
@@ -120,21 +125,9 @@ def test_the_trunk_is_as_pretrained(trunk, trained):
 
 def test_nothing_is_kept_that_is_not_needed(trained):
   """The trunk as far as the deepest exit; slots of what is trained alone."""
-  for classifier_ids, (_, last) in trained.values.items():
+  for classifier_ids, (_, last) in trained.items():
     assert set(last) - TRUNK == {'global_step'}.union(
         *(variables_of_head(k) for k in classifier_ids))
-
-
-def test_summaries_are_by_head(trained):
-  tags = set()
-  for path in trained.joint_folder.glob('events.out.tfevents.*'):
-    for event in tf.train.summary_iterator(str(path)):
-      tags.update(value.tag for value in event.summary.value)
-  assert {tag for tag in tags if tag.startswith('training/')} == {
-      'training/learning_rate'} | {
-          name.format(k) for k in (0, 1) for name in (
-              'training/cross_entropy_clf{}', 'training/accuracy_clf{}',
-              'training/accuracy_top_5_clf{}')}
 
 
 # ---- The graph --------------------------------------------------------------
@@ -147,17 +140,6 @@ def ops_of_training(classifier_ids):
     return graph.get_operations()
 
 
-def test_the_graph_ends_at_the_deepest_exit():
-  ops = ops_of_training([0, 1])
-  names = [op.name for op in ops]
-  assert 'resnet_model/block_layer3' in names
-  assert not [name for name in names
-              if 'block_layer4' in name or 'resnet_model/dense' in name]
-  # One trunk for both: the first convolution and five of each block layer, and
-  # once more where the BN that follows is folded in.
-  assert sum(op.type == 'Conv2D' for op in ops) == 1 + 3 * (5 + 2)
-
-
 def test_the_trunk_has_no_gradient():
   ops = ops_of_training([0, 1])
   assert not [op.name for op in ops if op.type.startswith('Conv2DBackprop')]
@@ -165,46 +147,6 @@ def test_the_trunk_has_no_gradient():
   assert {op.inputs[0].op.name.split('/')[1].split('_')[0]
           for op in l2_losses} == {'cascaded0', 'cascaded1'}
   assert len(l2_losses) == 8  # Kernels and biases of two layers each.
-
-
-def test_losses_and_metrics_of_each_head():
-  """As NumPy has them; the loss is their sum."""
-  values = rule_weights.rule_variables(
-      rule_weights.cascade_variables(18, 2, NUM_CLASSES))
-  images, _ = images_and_labels()
-  images, labels = images[:5], np.array([3, 0, 10, 7, -1])  # Padding, last.
-  with tf.Graph().as_default(), tf.Session() as session:
-    tf.train.create_global_step()
-    spec = call_model_fn(MODES.EVAL, tf.constant(images), tf.constant(labels),
-                         [0, 1])
-    session.run([tf.global_variables_initializer(),
-                 tf.local_variables_initializer()], {
-                     variable.initial_value: values[variable.op.name]
-                     for variable in tf.global_variables()
-                     if variable.op.name != 'global_step'})
-    loss, _ = session.run([spec.loss, {
-        name: update for name, (_, update) in spec.eval_metric_ops.items()}])
-    metrics = session.run({
-        name: value for name, (value, _) in spec.eval_metric_ops.items()})
-  softmaxes = numpy_resnet.softmaxes(values, images, 18, 2)
-  labels = labels[:4]
-  expected, loss_by_hand = {}, 0
-  for k in (0, 1):
-    softmax = softmaxes[k][:4]
-    best = np.argsort(-softmax, axis=1)
-    entropy = -np.log(softmax[np.arange(4), labels]).mean()
-    expected['cross_entropy_clf{}'.format(k)] = entropy
-    expected['accuracy_clf{}'.format(k)] = (best[:, 0] == labels).mean()
-    expected['accuracy_top_5_clf{}'.format(k)] = (
-        best[:, :5] == labels[:, np.newaxis]).any(axis=1).mean()
-    loss_by_hand += entropy + 1e-4 * sum(
-        (values[name].astype(np.float64)**2).sum() / 2 for name in HEADS[k]
-        if name.endswith(('/kernel', '/bias')))
-  assert set(metrics) - {'loss', 'global_step'} == set(expected)
-  for name in expected:
-    np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5,
-                               atol=1e-6, err_msg=name)
-  np.testing.assert_allclose(loss, loss_by_hand, rtol=1e-5)
 
 
 # ---- Initial values ---------------------------------------------------------

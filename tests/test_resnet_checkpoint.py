@@ -1,5 +1,4 @@
-"""Checkpoints: found, compared with a graph, restored; errors name the cause.
-"""
+"""Which checkpoint each variable comes from, and what is refused."""
 
 import collections
 import os
@@ -8,341 +7,377 @@ import shutil
 import numpy as np
 import pytest
 
-import command_line
 import resnet_checkpoint
+from resnet_checkpoint import CheckpointPaths
 from tf_compat import tf
 from tiny_checkpoints import read_checkpoint, write_checkpoint
 from user_error import UserError
 
-KERNEL = 'resnet_model/conv2d/kernel'
-MEAN = 'resnet_model/batch_normalization/moving_mean'
-DENSE = 'resnet_model/dense/kernel'
-SLOT = DENSE + '/Momentum'
-
-VALUES = {
-    KERNEL: np.full([2, 2], 3, np.float32),
-    MEAN: np.arange(5, dtype=np.float32),
-    DENSE: np.full([5, 11], 4, np.float32),
-    SLOT: np.zeros([5, 11], np.float32),
-    'global_step': np.int64(40),
-}
-SHAPES = collections.OrderedDict(
-    (name, list(VALUES[name].shape))
-    for name in ('global_step', KERNEL, MEAN, DENSE, SLOT))
+# A network of one layer per exit; the names are what matters.
+AVERAGE = 'resnet_model/batch_normalization/moving_mean'
+TRUNK = [('resnet_model/conv2d/kernel', [2, 3]),
+         (AVERAGE, [3]),
+         ('resnet_model/conv2d_1/kernel', [3, 4]),
+         ('resnet_model/conv2d_2/kernel', [4, 5])]
+HEADS = {0: [('resnet_model/cascaded0_fc0/kernel', [3, 2]),
+             ('resnet_model/cascaded0_bn00/moving_mean', [2])],
+         1: [('resnet_model/cascaded1_fc1/kernel', [4, 2])],
+         2: [('resnet_model/dense/kernel', [5, 2]),
+             ('resnet_model/dense/bias', [2])]}
+NUM_TRUNK_VARIABLES = {0: 2, 1: 3, 2: 4}
 
 
-def graph_shapes(mode):
-  """Stands for the shapes of the graph that a mode builds."""
+def exit_shapes(*classifier_ids):
+  """What each classifier needs: the trunk as far as there, and its head."""
   return collections.OrderedDict(
-      (name, shape) for name, shape in SHAPES.items()
-      if mode == tf.estimator.ModeKeys.TRAIN or name != SLOT)
+      (k, collections.OrderedDict(TRUNK[:NUM_TRUNK_VARIABLES[k]] + HEADS[k]))
+      for k in classifier_ids)
 
 
-def no_graph(mode):
-  raise AssertionError('a graph was built for ' + mode)
+def training_shapes(*classifier_ids):
+  """Variables of the graph that trains these heads."""
+  shapes = collections.OrderedDict(
+      [('global_step', [])] + TRUNK[:NUM_TRUNK_VARIABLES[max(classifier_ids)]])
+  for k in classifier_ids:
+    shapes.update(HEADS[k])
+    name, shape = HEADS[k][0]
+    shapes[name + '/Momentum'] = shape
+  return shapes
 
 
-def values_without(*names):
-  return {name: VALUES[name] for name in VALUES if name not in names}
+def values(*parts):
+  """Values of variables, by name; every one is another number throughout.
 
-
-def message_of(function, *args):
-  """What a `UserError` says, which is one line."""
-  with pytest.raises(UserError) as error:
-    function(*args)
-  message = str(error.value)
-  assert '\n' not in message
-  return message
-
-
-class TestFinding(object):
-
-  def test_folder_and_prefix(self, tmp_path):
-    prefix = write_checkpoint(tmp_path, VALUES, 40)
-    assert prefix == str(tmp_path / 'model.ckpt-40')
-    assert resnet_checkpoint.find_checkpoint(str(tmp_path), '-x') == prefix
-    assert resnet_checkpoint.find_checkpoint(prefix, '-x') == prefix
-    assert resnet_checkpoint.checkpoint_step(prefix) == 40
-
-  def test_without_a_number_in_the_name(self, tmp_path):
-    prefix = write_checkpoint(tmp_path, VALUES)
-    os.remove(str(tmp_path / 'checkpoint'))
-    assert resnet_checkpoint.find_checkpoint(str(tmp_path), '-x') == prefix
-
-  @pytest.mark.parametrize('name', ['missing', 'folder/model.ckpt-7'])
-  def test_nothing_of_that_name(self, tmp_path, name):
-    message = message_of(
-        resnet_checkpoint.find_checkpoint, str(tmp_path / name), '-pmcp')
-    assert message.startswith('-pmcp ' + str(tmp_path / name))
-    assert 'no such folder or checkpoint' in message
-
-  def test_folder_without_checkpoint(self, tmp_path):
-    (tmp_path / 'model.ckpt-7.data-00000-of-00001').write_bytes(b'')
-    assert resnet_checkpoint.newest_checkpoint(str(tmp_path)) is None
-    message = message_of(
-        resnet_checkpoint.find_checkpoint, str(tmp_path), '-pmcp')
-    assert str(tmp_path) in message and 'no checkpoint' in message
-
-  def test_newest_is_what_the_checkpoint_file_says(self, tmp_path):
-    for step in (40, 50):
-      write_checkpoint(tmp_path, VALUES, step)
-    earlier = str(tmp_path / 'model.ckpt-40')
-    tf.train.update_checkpoint_state(str(tmp_path), earlier)
-    assert resnet_checkpoint.newest_checkpoint(str(tmp_path)) == earlier
-
-  def test_newest_by_steps_without_checkpoint_file(self, tmp_path):
-    for step in (9, 100, 20):  # By name, 9 would come last.
-      write_checkpoint(tmp_path, VALUES, step)
-    os.remove(str(tmp_path / 'checkpoint'))
-    assert resnet_checkpoint.newest_checkpoint(str(tmp_path)) == str(
-        tmp_path / 'model.ckpt-100')
-
-  @pytest.mark.parametrize('content', [
-      'model_checkpoint_path: "model.ckpt-70"', 'not a message {', ''])
-  def test_useless_checkpoint_file(self, tmp_path, content):
-    for step in (9, 100):
-      write_checkpoint(tmp_path, VALUES, step)
-    (tmp_path / 'checkpoint').write_text(content)
-    assert resnet_checkpoint.newest_checkpoint(str(tmp_path)) == str(
-        tmp_path / 'model.ckpt-100')
-
-  def test_paths_from_another_machine(self, tmp_path):
-    """The official archives name the folder they were trained in."""
-    for step in (40, 50):
-      write_checkpoint(tmp_path, VALUES, step)
-    (tmp_path / 'checkpoint').write_text(
-        'model_checkpoint_path: "/home/somebody/train/model.ckpt-40"\n'
-        'all_model_checkpoint_paths: "/home/somebody/train/model.ckpt-40"\n')
-    assert resnet_checkpoint.newest_checkpoint(str(tmp_path)) == str(
-        tmp_path / 'model.ckpt-40')
-
-  def test_no_folder_at_all(self, tmp_path):
-    assert resnet_checkpoint.newest_checkpoint(str(tmp_path / 'none')) is None
-
-
-class TestComparing(object):
-
-  def test_fits(self, tmp_path):
-    prefix = write_checkpoint(tmp_path, VALUES, 40)
-    resnet_checkpoint.check_variables(prefix, SHAPES, 'a remedy')
-    resnet_checkpoint.check_variables(prefix, {KERNEL: [2, 2]}, 'a remedy')
-
-  def test_missing_variable_is_named(self, tmp_path):
-    prefix = write_checkpoint(tmp_path, values_without(MEAN), 40)
-    message = message_of(
-        resnet_checkpoint.check_variables, prefix, SHAPES, 'a remedy')
-    assert message == '{}: lacks {}; a remedy'.format(prefix, MEAN)
-
-  def test_many_missing_are_counted(self, tmp_path):
-    prefix = write_checkpoint(tmp_path, VALUES, 40)
-    shapes = dict(SHAPES, **{'layer{}'.format(i): [1] for i in range(7)})
-    message = message_of(
-        resnet_checkpoint.check_variables, prefix, shapes, 'a remedy')
-    assert 'layer0, layer1, layer2 and 4 more' in message
-
-  def test_misshapen_variable_is_named(self, tmp_path):
-    prefix = write_checkpoint(
-        tmp_path, dict(VALUES, **{DENSE: np.zeros([5, 1001], np.float32)}))
-    message = message_of(
-        resnet_checkpoint.check_variables, prefix, SHAPES, 'a remedy')
-    assert '{} is [5, 1001], needed [5, 11]'.format(DENSE) in message
-    assert KERNEL not in message and 'a remedy' in message
-
-  def test_not_a_checkpoint(self, tmp_path):
-    path = tmp_path / 'README.md'
-    path.write_text('Not a checkpoint.\n' * 100)
-    message = message_of(
-        resnet_checkpoint.check_variables,
-        resnet_checkpoint.find_checkpoint(str(path), '-pmcp'), SHAPES,
-        'a remedy')
-    assert str(path) in message and 'cannot be read' in message
-
-  def test_damaged_index(self, tmp_path):
-    prefix = write_checkpoint(tmp_path, VALUES, 40)
-    (tmp_path / 'model.ckpt-40.index').write_bytes(b'\0' * 500)
-    message = message_of(
-        resnet_checkpoint.check_variables, prefix, SHAPES, 'a remedy')
-    assert prefix in message and 'cannot be read' in message
-
-  @pytest.mark.parametrize('num_bytes_left', [0, 100, None])
-  def test_data_missing_or_truncated(self, tmp_path, num_bytes_left):
-    """As a download that was interrupted leaves it."""
-    prefix = write_checkpoint(tmp_path, VALUES, 40)
-    data = tmp_path / 'model.ckpt-40.data-00000-of-00001'
-    if num_bytes_left is None:
-      data.unlink()
+  Args:
+    *parts: classifiers, for their heads; or 'trunk', or 'trunk' and a
+      classifier, such as 'trunk0', for the trunk as far as there.
+  """
+  listed = []
+  for part in parts:
+    if part in HEADS:
+      listed += HEADS[part]
     else:
-      data.write_bytes(data.read_bytes()[:num_bytes_left])
-    message = message_of(
-        resnet_checkpoint.check_variables, prefix, SHAPES, 'a remedy')
-    assert prefix in message and 'a remedy' in message
+      listed += TRUNK[:NUM_TRUNK_VARIABLES[int(part[5:] or 2)]]
+  everything = [name for name, _ in TRUNK + HEADS[0] + HEADS[1] + HEADS[2]]
+  return {name: np.full(shape, everything.index(name), np.float32)
+          for name, shape in listed}
 
 
-class TestRestoring(object):
+def trained(*classifier_ids):
+  """What a training of these heads saves."""
+  saved = values(f'trunk{max(classifier_ids)}', *classifier_ids)
+  for name, shape in training_shapes(*classifier_ids).items():
+    saved.setdefault(name, np.zeros(shape, np.float32))
+  return saved
 
-  def test_moving_averages_too(self, tmp_path):
-    prefix = write_checkpoint(tmp_path, VALUES, 40)
-    with tf.Graph().as_default(), tf.Session() as session:
-      with tf.variable_scope('resnet_model'):
-        with tf.variable_scope('batch_normalization'):
-          mean = tf.get_variable('moving_mean', [5], trainable=False)
-        with tf.variable_scope('dense'):
-          dense = tf.get_variable('kernel', [5, 11])
-      resnet_checkpoint.initialize_from(prefix, [mean])
-      session.run(tf.global_variables_initializer())
-      np.testing.assert_array_equal(session.run(mean), VALUES[MEAN])
-      assert not np.array_equal(session.run(dense), VALUES[DENSE])
 
-  def test_nothing_to_restore_is_a_mistake(self, tmp_path):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """A working folder as step 3 leaves it."""
+  monkeypatch.chdir(str(tmp_path))
+  write_checkpoint('trunk', values('trunk', 2), 225207)
+  write_checkpoint('clf0', trained(0), 7)
+  write_checkpoint('clf1', trained(1), 8)
+  write_checkpoint('joint', trained(0, 1), 9)
+  return tmp_path
+
+
+def refused(function, *args, **kwargs):
+  with pytest.raises(UserError) as error:
+    function(*args, **kwargs)
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+PRETRAINED = 'trunk/model.ckpt-225207'
+CLF0, CLF1 = 'clf0/model.ckpt-7', 'clf1/model.ckpt-8'
+JOINT = 'joint/model.ckpt-9'
+
+
+# ---- To evaluate ------------------------------------------------------------
+
+def find(classifier_ids, *args, **kwargs):
+  """(trunk's, head's) checkpoint of each classifier, and the weights."""
+  weights = resnet_checkpoint.to_evaluate(
+      CheckpointPaths(*args, **kwargs), exit_shapes(*classifier_ids))
+  assert list(weights.sources) == list(classifier_ids)
+  for k, source in weights.sources.items():
+    for name, _ in TRUNK[:NUM_TRUNK_VARIABLES[k]]:
+      assert weights.checkpoint_of[name] == source.trunk_checkpoint
+    for name, _ in HEADS[k]:
+      assert weights.checkpoint_of[name] == source.head_checkpoint
+  return {k: (source.trunk_checkpoint, source.head_checkpoint)
+          for k, source in weights.sources.items()}, weights
+
+
+@pytest.mark.parametrize('classifier_ids, args, expected', [
+    # As published: a classifier, from its own folder or as pretrained.
+    ([2], ['new', 'trunk'], {2: (PRETRAINED, PRETRAINED)}),
+    ([0], ['clf0', 'trunk'], {0: (CLF0, CLF0)}),
+    ([1], ['clf1'], {1: (CLF1, CLF1)}),
+    # All at once: heads of one folder, of several, of a folder and a prefix.
+    ([0, 1, 2], ['joint', 'trunk'],
+     {0: (PRETRAINED, JOINT), 1: (PRETRAINED, JOINT),
+      2: (PRETRAINED, PRETRAINED)}),
+    ([0, 1, 2], ['new', 'trunk', ['clf0', 'clf1']],
+     {0: (PRETRAINED, CLF0), 1: (PRETRAINED, CLF1),
+      2: (PRETRAINED, PRETRAINED)}),
+    ([0, 2], ['new', PRETRAINED, [CLF0]],
+     {0: (PRETRAINED, CLF0), 2: (PRETRAINED, PRETRAINED)}),
+    # --head_model_dirs goes before --model_dir, for one classifier as well.
+    ([0], ['joint', 'trunk', ['clf0']], {0: (PRETRAINED, CLF0)}),
+    # Without -pmcp the trunk is that of --model_dir.
+    ([0, 1], ['joint'], {0: (JOINT, JOINT), 1: (JOINT, JOINT)}),
+    ([0, 1], ['clf1', None, ['clf0', 'clf1']],
+     {0: (CLF1, CLF0), 1: (CLF1, CLF1)}),
+    # A model folder of another classifier has not the network's own.
+    ([2], ['clf0', 'trunk'], {2: (PRETRAINED, PRETRAINED)}),
+])
+def test_where_weights_come_from(folder, classifier_ids, args, expected):
+  assert find(classifier_ids, *args)[0] == expected
+
+
+def digests(weights):
+  return {k: (source.trunk_sha256, source.head_sha256)
+          for k, source in weights.sources.items()}
+
+
+def test_digests_are_of_the_weights_alone(folder):
+  """Not of the file, nor of what else it holds."""
+  _, joint = find([0, 1, 2], 'joint', 'trunk')
+  _, apart = find([0, 1, 2], 'new', 'trunk', ['clf0', 'clf1'])
+  assert digests(joint) == digests(apart)
+  # The trunk as far as each exit is another one; so is each head.
+  assert len({digest for pair in digests(joint).values()
+              for digest in pair}) == 6
+  changed = values('trunk', 0, 1, 2)
+  changed['resnet_model/conv2d_1/kernel'][-1, -1] += 1e-6
+  write_checkpoint('changed', changed)
+  before, after = digests(joint), digests(find([0, 1, 2], 'changed')[1])
+  assert [k for k in before if before[k][0] != after[k][0]] == [1, 2]
+  assert [k for k in before if before[k][1] != after[k][1]] == []
+
+
+@pytest.mark.parametrize('classifier_ids, args, words', [
+    ([0, 1, 2], ['new', 'trunk', ['clf0', 'clf1', 'joint']],
+     ['--head_model_dirs: clf0 is in ', CLF0, JOINT]),
+    ([0, 1, 2], ['new', 'trunk', ['clf0']],
+     ['clf1: its head is not in ', CLF0, PRETRAINED, '--fine_tune']),
+    ([0, 1], ['clf0', 'trunk'], ['clf1: ', CLF0]),
+    ([0], ['new', 'trunk'], ['clf0: ', PRETRAINED, '--fine_tune']),
+    # What the short way is without its -pmcp.
+    ([0, 1, 2], ['joint'], ['clf2', JOINT, '-pmcp']),
+    ([0], ['new'], ['--eval_only: --model_dir new holds no checkp', '-pmcp']),
+    ([0], ['new', 'nowhere'], ['-pmcp nowhere: no such folder']),
+    ([0], ['new', 'nosuch://folder'], ['-pmcp nosuch://folder']),
+    ([0, 2], ['new', 'trunk', ['clf0', 'nowhere']],
+     ['--head_model_dirs nowhere: no such folder']),
+    ([0, 2], ['new', 'trunk', ['empty']],
+     ['--head_model_dirs empty: no checkpoint in this folder']),
+])
+def test_evaluation_refused(folder, classifier_ids, args, words):
+  (folder / 'empty').mkdir()
+  message = refused(find, classifier_ids, *args)
+  assert all(word in message for word in words), message
+
+
+def changed_head0(folder_name, name):
+  """A clf0 that was trained on a trunk with another value of `name`."""
+  changed = trained(0)
+  changed[name] = changed[name] + 1e-6
+  return write_checkpoint(folder_name, changed, 3)
+
+
+@pytest.mark.parametrize('args', [
+    ['own', 'trunk'], ['new', 'trunk', ['clf1', 'own']]])
+def test_head_of_another_trunk(folder, args):
+  own = changed_head0('own', AVERAGE)
+  message = refused(find, [0, 2], *args)
+  assert message.startswith('clf0: the trunk that it was trained on, in ' + own)
+  assert f'(1 of 2 variables differ, such as {AVERAGE})' in message
+  # The remedies that it names.
+  assert find([0], 'own')[0] == {0: (own, own)}
+  assert find([0], 'own', 'trunk', averages_drift=True)[0] == {0: (own, own)}
+
+
+def test_evaluating_a_folder_of_another_trunk_than_pmcp(folder):
+  """-pmcp used to be ignored, and gave a cascade of two trunks."""
+  own = changed_head0('own', 'resnet_model/conv2d/kernel')
+  for averages_drift in (False, True):
+    message = refused(find, [0], 'own', 'trunk', averages_drift=averages_drift)
+    assert own in message and PRETRAINED in message
+    assert '1 of 2 variables differ' in message
+
+
+@pytest.mark.parametrize('changed_folder, parts, name', [
+    ('trunk', ['trunk', 2], 'resnet_model/dense/bias'),
+    ('joint', ['trunk1', 0, 1], 'resnet_model/cascaded0_bn00/moving_mean'),
+])
+def test_missing_and_misshapen(folder, changed_folder, parts, name):
+  changed = values(*parts)
+  changed[name] = np.zeros([9], np.float32)
+  prefix = write_checkpoint(changed_folder, changed, 10)
+  message = refused(find, [0, 1, 2], 'joint', 'trunk')
+  assert message.startswith(prefix + ': another shape')
+  assert name + ' is [9], needed [2]' in message
+  del changed[name]
+  write_checkpoint(changed_folder, changed, 10)
+  message = refused(find, [0, 1, 2], 'joint', 'trunk')
+  assert message.startswith(f'{prefix}: lacks {name};')
+
+
+# ---- To train ---------------------------------------------------------------
+
+def start(classifier_ids, *args, **kwargs):
+  fine_tune = kwargs.pop('fine_tune', True)
+  return resnet_checkpoint.to_train(
+      CheckpointPaths(*args, **kwargs), training_shapes(*classifier_ids),
+      classifier_ids, fine_tune, may_start_anew=not fine_tune)
+
+
+@pytest.mark.parametrize('classifier_ids, args, expected', [
+    ([0], ['new', 'trunk'], PRETRAINED),
+    ([0, 1], ['new', PRETRAINED], PRETRAINED),
+    ([0], ['clf0', 'trunk'], None),
+    ([0], ['clf0'], None),
+    ([0], ['clf0', 'trunk', (), True], PRETRAINED),  # --clean
+])
+def test_where_training_starts(folder, classifier_ids, args, expected):
+  assert start(classifier_ids, *args) == expected
+
+
+def test_training_from_nothing(folder):
+  assert start([2], 'new', fine_tune=False) is None
+  message = refused(start, [2], 'new')
+  assert message.startswith('--fine_tune: needs') and '-pmcp' in message
+
+
+@pytest.mark.parametrize('classifier_ids, args, words', [
+    ([0], ['clf1', 'trunk'], [CLF1, 'cascaded0_', '--model_dir', '--clean']),
+    ([0], ['new', 'clf1'], []),
+    ([0], ['new', 'nowhere'], ['-pmcp nowhere: no such folder']),
+    ([1], ['new', 'clf0'], [CLF0, 'conv2d_1/kernel', '-pmcp']),
+])
+def test_training_refused(folder, classifier_ids, args, words):
+  if not words:
+    assert start(classifier_ids, *args) == CLF1  # Its trunk is long enough.
+    return
+  message = refused(start, classifier_ids, *args)
+  assert all(word in message for word in words), message
+
+
+def test_resuming_on_another_trunk(folder):
+  """-pmcp used to be ignored once --model_dir held a checkpoint."""
+  other = values('trunk', 2)
+  other['resnet_model/conv2d/kernel'] += 1
+  write_checkpoint('other', other, 3)
+  message = refused(start, [0], 'clf0', 'other')
+  assert CLF0 in message and 'other/model.ckpt-3' in message
+  # A trunk that differs beyond the exit is the same for this head.
+  other = values('trunk', 2)
+  other['resnet_model/conv2d_2/kernel'] += 1
+  write_checkpoint('other', other, 4)
+  assert start([0], 'clf0', 'other') is None
+
+
+def test_resuming_after_the_trunks_averages_drifted(folder):
+  changed_head0('own', AVERAGE)
+  assert '--trunk_batch_norm=update' in refused(start, [0], 'own', 'trunk')
+  assert start([0], 'own', 'trunk', averages_drift=True) is None
+
+
+def test_resuming_would_drop_a_head(folder):
+  """clf1's head used to vanish from the newest checkpoint."""
+  message = refused(start, [0], 'joint', 'trunk')
+  assert JOINT in message and 'clf1 too' in message
+  assert '--classifier_id 0,1' in message
+  assert start([0, 1], 'joint', 'trunk') is None
+
+
+def test_resuming_in_a_copied_folder(folder):
+  """The Estimator would resume from the folder the copy was made of."""
+  shutil.copytree('clf0', 'copy')
+  (folder / 'copy' / 'checkpoint').write_text(
+      f'model_checkpoint_path: "{folder}/clf0/model.ckpt-7"\n')
+  assert start([0], 'copy') is None
+  assert tf.train.latest_checkpoint('copy') == 'copy/model.ckpt-7'
+
+
+def test_resuming_leaves_the_checkpoint_file_alone(folder):
+  """It lists the older checkpoints, which the Saver removes in time."""
+  content = ('model_checkpoint_path: "model.ckpt-7"\n'
+             'all_model_checkpoint_paths: "model.ckpt-3"\n'
+             'all_model_checkpoint_paths: "model.ckpt-7"\n')
+  (folder / 'clf0' / 'checkpoint').write_text(content)
+  start([0], 'clf0')
+  assert (folder / 'clf0' / 'checkpoint').read_text() == content
+
+
+@pytest.mark.parametrize('name, classifier_ids, expected', [
+    ('resnet_model/batch_normalization_4/moving_variance', [1], True),
+    ('resnet_model/conv2d/kernel/Momentum', [0], False),
+    ('resnet_model/dense/kernel', [2], False),
+    ('resnet_model/dense/kernel', [0, 1], True),
+    ('resnet_model/cascaded1_fc1/kernel', [0, 1], False),
+    ('global_step', [2], False),
+])
+def test_what_is_pretrained(name, classifier_ids, expected):
+  assert resnet_checkpoint.is_pretrained(name, classifier_ids) == expected
+
+
+# ---- Finding, reading, restoring --------------------------------------------
+
+def test_newest_checkpoint(folder):
+  newest = resnet_checkpoint.newest_checkpoint
+  assert newest('nowhere') is None
+  for step in (9, 100):
+    write_checkpoint('run', values(2), step)
+  assert newest('run') == 'run/model.ckpt-100'
+  # The official archives name the folder that they were trained in.
+  (folder / 'run' / 'checkpoint').write_text(
+      'model_checkpoint_path: "/elsewhere/model.ckpt-9"\n')
+  assert newest('run') == 'run/model.ckpt-9'
+  for content in ('model_checkpoint_path: "model.ckpt-70"', 'no message {', ''):
+    (folder / 'run' / 'checkpoint').write_text(content)
+    assert newest('run') == 'run/model.ckpt-100'
+
+
+def test_step_of_a_checkpoint(folder):
+  """A checkpoint without a global step used to end in a traceback."""
+  assert resnet_checkpoint.checkpoint_step(CLF0) == 0
+  assert resnet_checkpoint.checkpoint_step(PRETRAINED) is None
+
+
+@pytest.mark.parametrize('suffix, num_bytes_left', [
+    ('index', 0), ('data-00000-of-00001', 20), ('data-00000-of-00001', None)])
+def test_damaged_files(folder, suffix, num_bytes_left):
+  """As a download that was interrupted leaves them."""
+  damaged = folder / 'trunk' / f'model.ckpt-225207.{suffix}'
+  if num_bytes_left is None:
+    damaged.unlink()
+  else:
+    damaged.write_bytes(damaged.read_bytes()[:num_bytes_left])
+  assert refused(find, [2], 'new', 'trunk').startswith(
+      f'{PRETRAINED}: cannot be read as a checkpoint (')
+
+
+def test_a_file_that_is_no_checkpoint(folder):
+  (folder / 'README.md').write_text('Not a checkpoint.\n' * 100)
+  assert 'cannot be read' in refused(find, [2], 'new', 'README.md')
+
+
+def test_moving_averages_are_restored(folder):
+  with tf.Graph().as_default(), tf.Session() as session:
+    with tf.variable_scope('resnet_model'):
+      with tf.variable_scope('batch_normalization'):
+        mean = tf.get_variable('moving_mean', [3], trainable=False)
+      with tf.variable_scope('dense'):
+        dense = tf.get_variable('kernel', [5, 2])
+    resnet_checkpoint.initialize_from(PRETRAINED, [mean])
+    session.run(tf.global_variables_initializer())
+    saved = read_checkpoint(PRETRAINED)
+    np.testing.assert_array_equal(session.run(mean), saved[AVERAGE])
+    assert not np.array_equal(
+        session.run(dense), saved['resnet_model/dense/kernel'])
     with pytest.raises(AssertionError):
-      resnet_checkpoint.initialize_from(
-          write_checkpoint(tmp_path, VALUES, 40), [])
-
-  @pytest.mark.parametrize('name, classifier_ids, expected', [
-      ('resnet_model/conv2d/kernel', [0], True),
-      ('resnet_model/batch_normalization_4/moving_variance', [1], True),
-      ('resnet_model/conv2d/kernel/Momentum', [0], False),
-      ('resnet_model/dense/kernel', [2], False),
-      ('resnet_model/dense/kernel', [0, 1], True),
-      ('resnet_model/dense/bias', [0, 2], False),
-      ('resnet_model/cascaded0_bn00/moving_mean', [0, 1], False),
-      ('resnet_model/cascaded1_fc1/kernel', [0, 1], False),
-      ('global_step', [2], False),
-  ])
-  def test_what_is_pretrained(self, name, classifier_ids, expected):
-    assert resnet_checkpoint.is_pretrained(
-        name, classifier_ids) == expected
-
-
-class TestEvaluating(object):
-
-  @staticmethod
-  def choose(shapes, *args):
-    return resnet_checkpoint.checkpoint_to_evaluate(
-        command_line.parse('--eval_only', *args), shapes)
-
-  def test_model_dir_comes_first(self, tmp_path):
-    own = write_checkpoint(tmp_path / 'own', VALUES, 7)
-    other = write_checkpoint(tmp_path / 'other', VALUES, 40)
-    assert self.choose(
-        graph_shapes, '-md', tmp_path / 'own', '-pmcp', other) == own
-    assert self.choose(
-        graph_shapes, '-md', tmp_path / 'new', '-pmcp', other) == other
-    assert self.choose(
-        graph_shapes, '-md', tmp_path / 'new', '-pmcp',
-        tmp_path / 'other') == other
-
-  def test_optimizer_slots_are_not_needed(self, tmp_path):
-    prefix = write_checkpoint(tmp_path, values_without(SLOT), 7)
-    assert self.choose(graph_shapes, '-md', tmp_path) == prefix
-
-  def test_neither(self, tmp_path):
-    message = message_of(self.choose, no_graph, '-md', tmp_path)
-    assert str(tmp_path) in message and '-pmcp' in message
-
-  def test_wrong_path_is_found_before_the_graph_is_built(self, tmp_path):
-    message = message_of(
-        self.choose, no_graph, '-md', tmp_path, '-pmcp', tmp_path / 'none')
-    assert '-pmcp {}'.format(tmp_path / 'none') in message
-
-  @pytest.mark.parametrize('where', ['-md', '-pmcp'])
-  def test_does_not_fit(self, tmp_path, where):
-    write_checkpoint(tmp_path / 'run', values_without(DENSE), 7)
-    message = message_of(
-        self.choose, graph_shapes, '-md', tmp_path / 'new', where,
-        tmp_path / 'run')
-    assert DENSE in message and str(tmp_path / 'run') in message
-
-
-class TestStarting(object):
-
-  @staticmethod
-  def choose(shapes, *args):
-    return resnet_checkpoint.checkpoint_to_start_from(
-        command_line.parse(*args), [2], shapes)
-
-  def test_from_the_pretrained_one(self, tmp_path):
-    prefix = write_checkpoint(tmp_path / 'trunk', values_without(DENSE, SLOT))
-    for path in (tmp_path / 'trunk', prefix):
-      assert self.choose(graph_shapes, '--fine_tune', '-pmcp', path, '-md',
-                         tmp_path / 'new') == prefix
-
-  def test_from_nothing(self, tmp_path):
-    assert self.choose(graph_shapes, '-md', tmp_path) is None
-
-  def test_fine_tuning_nothing(self, tmp_path):
-    message = message_of(
-        self.choose, no_graph, '--fine_tune', '-md', tmp_path)
-    assert '--fine_tune' in message and '-pmcp' in message
-    assert self.choose(graph_shapes, '--fine_tune', '--use_synthetic_data',
-                       '-md', tmp_path) is None
-
-  def test_going_on(self, tmp_path):
-    write_checkpoint(tmp_path / 'own', VALUES, 7)
-    assert self.choose(graph_shapes, '--fine_tune', '-md', tmp_path / 'own',
-                       '-pmcp', tmp_path / 'none') is None
-
-  def test_going_on_in_a_copied_folder(self, tmp_path):
-    """The Estimator would go on from the folder the copy was made of."""
-    for step in (7, 9):
-      write_checkpoint(tmp_path / 'own', VALUES, step)
-    shutil.copytree(str(tmp_path / 'own'), str(tmp_path / 'copy'))
-    copy = str(tmp_path / 'copy')
-    assert tf.train.latest_checkpoint(copy) == str(
-        tmp_path / 'own' / 'model.ckpt-9')
-    assert self.choose(graph_shapes, '-md', copy) is None
-    assert tf.train.latest_checkpoint(copy) == os.path.join(
-        copy, 'model.ckpt-9')
-
-  def test_going_on_without_checkpoint_file(self, tmp_path):
-    for step in (9, 100):
-      write_checkpoint(tmp_path, VALUES, step)
-    os.remove(str(tmp_path / 'checkpoint'))
-    assert self.choose(graph_shapes, '-md', tmp_path) is None
-    assert tf.train.latest_checkpoint(str(tmp_path)) == str(
-        tmp_path / 'model.ckpt-100')
-
-  def test_going_on_leaves_the_checkpoint_file_alone(self, tmp_path):
-    """It lists the older checkpoints, which the Saver removes in time."""
-    write_checkpoint(tmp_path, VALUES, 7)
-    content = ('model_checkpoint_path: "model.ckpt-7"\n'
-               'all_model_checkpoint_paths: "model.ckpt-3"\n'
-               'all_model_checkpoint_paths: "model.ckpt-7"\n')
-    (tmp_path / 'checkpoint').write_text(content)
-    self.choose(graph_shapes, '-md', tmp_path)
-    assert (tmp_path / 'checkpoint').read_text() == content
-
-  def test_going_on_with_another_classifier(self, tmp_path):
-    write_checkpoint(tmp_path, values_without(DENSE, SLOT), 7)
-    message = message_of(self.choose, graph_shapes, '-md', tmp_path)
-    assert DENSE in message and '--model_dir' in message
-
-  def test_clean_looks_at_the_pretrained_one_alone(self, tmp_path):
-    write_checkpoint(tmp_path / 'own', {'other': np.zeros(3)}, 7)
-    prefix = write_checkpoint(tmp_path / 'trunk', VALUES, 40)
-    assert self.choose(graph_shapes, '--clean', '-md', tmp_path / 'own',
-                       '-pmcp', tmp_path / 'trunk') == prefix
-    assert self.choose(graph_shapes, '--clean', '-md',
-                       tmp_path / 'own') is None
-    assert os.path.exists(str(tmp_path / 'own' / 'model.ckpt-7.index'))
-
-  def test_wrong_path_is_found_before_the_graph_is_built(self, tmp_path):
-    message = message_of(
-        self.choose, no_graph, '-md', tmp_path, '-pmcp', tmp_path / 'none')
-    assert '-pmcp {}'.format(tmp_path / 'none') in message
-
-  @pytest.mark.parametrize('values, name', [
-      (values_without(MEAN), MEAN),
-      (dict(VALUES, **{KERNEL: np.zeros([3, 3], np.float32)}), KERNEL)])
-  def test_trunk_does_not_fit(self, tmp_path, values, name):
-    write_checkpoint(tmp_path / 'trunk', values, 7)
-    message = message_of(self.choose, graph_shapes, '--fine_tune', '-md',
-                         tmp_path / 'new', '-pmcp', tmp_path / 'trunk')
-    assert name in message and '-pmcp' in message
-
-
-def test_checkpoints_of_tests_come_back(tmp_path):
-  read = read_checkpoint(write_checkpoint(tmp_path, VALUES, 3))
-  assert set(read) == set(VALUES)
-  for name in VALUES:
-    np.testing.assert_array_equal(read[name], VALUES[name])
+      resnet_checkpoint.initialize_from(PRETRAINED, [])

@@ -1,20 +1,19 @@
 """Schedules, cycles, the model function's losses and steps."""
 
-import functools
-
 import numpy as np
 import pytest
 
-import command_line
 import devices
+import distributed
 import imagenet_main
 import numpy_resnet
 import resnet_run_loop
 import rule_weights
+from resnet_checkpoint import CheckpointPaths
 from small_network import DENSE, HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
 from small_network import is_average
 from tf_compat import tf
-from tiny_checkpoints import read_checkpoint, write_checkpoint
+from tiny_checkpoints import write_checkpoint
 
 MODES = tf.estimator.ModeKeys
 WEIGHT_DECAY = 1e-4
@@ -26,7 +25,9 @@ def rule_values():
       rule_weights.cascade_variables(18, 2, NUM_CLASSES))
 
 
-# ------------------------------------------------------------------ schedules
+# ---- Schedules ---------------------------------------------------------------
+# The rates are of float32, with a step of 6e-8; they are compared to 1e-5.
+
 def learning_rates(learning_rate_fn, steps):
   with tf.Graph().as_default(), tf.Session() as session:
     step = tf.placeholder(tf.int64, [])
@@ -96,131 +97,115 @@ def test_official_defaults_of_the_schedule():
       decay_rates=[1, 0.1, 0.01])
   np.testing.assert_allclose(
       learning_rates(learning_rate_fn, [0, 10, 11, 20, 21]),
-      [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
+      [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-5)
   with tf.Graph().as_default(), tf.Session() as session:
     assert session.run(learning_rate_fn(tf.constant(11))) == np.float32(0.01)
 
 
-def test_fewer_images_than_a_batch(monkeypatch):
-  """Epochs without a whole step: no division by zero, the rate falls on."""
-  rates = learning_rates(
-      schedule_of(monkeypatch, batch_size=256, fine_tune=False,
-                  num_train_images=13), [0, 1, 2, 5])
-  assert np.isfinite(rates).all()
+# ---- Cycles of training and evaluation ---------------------------------------
 
+@pytest.fixture
+def calls(monkeypatch):
+  """What a run asks of its Estimator; evaluation returns `accuracies`.
 
-class FakeEstimator(object):
-  """Notes what it is asked; evaluation gives accuracies from a list."""
-
-  def __init__(self, accuracies=()):
-    self.calls = []
-    self._accuracies = iter(accuracies)
-    self._step = 0
-
-  def train(self, input_fn, hooks, max_steps):
-    self.calls.append(('train', max_steps))
-    self._step = max_steps
-
-  def evaluate(self, input_fn, steps, checkpoint_path):
-    self.calls.append(('evaluate', self._step))
-    return {'accuracy': next(self._accuracies, 0.), 'accuracy_top_5': 1.,
-            'global_step': self._step}
-
-
-def calls_of(folder, *args, **kwargs):
-  """What `_train_and_evaluate` asks of an Estimator: 12 images, batches of 4.
-
-  An epoch has 3 steps.
+  12 images, batches of 4: an epoch has 3 steps.
   """
-  evaluate_last = kwargs.pop('evaluate_last', True)
-  estimator = FakeEstimator(**kwargs)
-  flags_obj = command_line.parse('-md', folder, '-bs', 4, *args)
-  num_images = {'train': 12, 'validation': 8}
-  evaluate = functools.partial(
-      resnet_run_loop._evaluate, flags_obj, estimator, None, num_images, 1, [2])
-  resnet_run_loop._train_and_evaluate(
-      flags_obj, functools.partial(estimator.train, None), num_images, [2],
-      evaluate, evaluate_last)
-  return estimator.calls
+  class Calls(list):
+    accuracies = iter([])
 
+    def of(self, folder, epochs, **kwargs):
+      del self[:]
+      evaluates_last = kwargs.pop('evaluates_last', True)
+      settings = dict(epochs=epochs, epochs_between_evals=1, max_steps=None,
+                      stop_threshold=None, hook_names=[])
+      settings.update(kwargs)
+      run = resnet_run_loop.RunSettings(
+          mode='train', classifier_ids=[0, 1],
+          checkpoints=CheckpointPaths(str(folder)),
+          devices=devices.resolve(0, 4), cluster=distributed.ONE_MACHINE,
+          batch_size=4, num_images={'train': 12, 'validation': 8},
+          image_shape=[32, 32, 3], is_synthetic=False, random_seed=5,
+          log_dir=None, flag_values={}, export=None,
+          train=resnet_run_loop.TrainSettings(**settings))
+      results = resnet_run_loop._train(
+          run, None, lambda **kwargs: kwargs, {}, evaluates_last)
+      return list(self), results
 
-TRAIN_6 = [('train', 3), ('evaluate', 3), ('train', 6), ('evaluate', 6)]
+  calls = Calls()
 
+  class FakeEstimator:
 
-@pytest.mark.parametrize('args, calls', [
-    (['-te', 2], TRAIN_6),
-    (['-te', 2, '-ebe', 2], [('train', 6), ('evaluate', 6)]),
-    (['-te', 3, '-ebe', 2], [('train', 6), ('evaluate', 6), ('train', 9),
-                             ('evaluate', 9)]),
-    (['-te', 2, '-ebe', 100], [('train', 6), ('evaluate', 6)]),
-    (['-te', 90, '-mts', 1], [('train', 1), ('evaluate', 1)]),
-    (['-te', 90, '-mts', 3], [('train', 3), ('evaluate', 3)]),
-    (['-te', 90, '-mts', 5], [('train', 3), ('evaluate', 3), ('train', 5),
-                              ('evaluate', 5)]),
-    (['-te', 2, '-mts', 100], TRAIN_6),
-])
-def test_cycles(tmp_path, args, calls):
-  assert calls_of(tmp_path, *args) == calls
+    def train(self, input_fn, hooks, max_steps):
+      calls.seeds.append(input_fn()['seed'])
+      calls.append(('train', max_steps))
 
-
-@pytest.mark.parametrize('saved_step, args, calls', [
-    # In the middle of a cycle.
-    (2, ['-te', 2], TRAIN_6),
-    (4, ['-te', 2], [('train', 6), ('evaluate', 6)]),
-    # After a cycle; whether it was evaluated is not known.
-    (3, ['-te', 2], [('evaluate', 0), ('train', 6), ('evaluate', 6)]),
-    # Finished, by epochs or by steps, or beyond.
-    (6, ['-te', 2], [('evaluate', 0)]),
-    (5, ['-te', 90, '-mts', 5], [('evaluate', 0)]),
-    (7, ['-te', 2], [('evaluate', 0)]),
-    (7, ['-te', 90, '-mts', 5], [('evaluate', 0)]),
-    # More epochs than the first time.
-    (6, ['-te', 3], [('evaluate', 0), ('train', 9), ('evaluate', 9)]),
-])
-def test_cycles_of_a_run_that_goes_on(tmp_path, saved_step, args, calls):
-  write_checkpoint(tmp_path, {'global_step': np.int64(saved_step)}, saved_step)
-  assert calls_of(tmp_path, *args) == calls
-
-
-def test_stop_threshold(tmp_path):
-  calls = calls_of(tmp_path, '-te', 90, '--stop_threshold', 0.75,
-                   accuracies=[0.5, 0.7499, 0.75, 1.])
-  assert calls == [('train', 3), ('evaluate', 3), ('train', 6),
-                   ('evaluate', 6), ('train', 9), ('evaluate', 9)]
-  # The same command again finds that it has ended.
-  write_checkpoint(tmp_path, {'global_step': np.int64(9)}, 9)
-  assert calls_of(tmp_path, '-te', 90, '--stop_threshold', 0.75,
-                  accuracies=[0.75]) == [('evaluate', 0)]
-
-
-def test_stop_threshold_waits_for_all_heads(tmp_path):
-  """The worse of two heads reaches it last."""
-  estimator = FakeEstimator()
-  accuracies = iter([(0.7, 0.9), (0.9, 0.7499), (0.75, 0.8), (1., 1.)])
-
-  def evaluate(checkpoint):
-    estimator.calls.append('evaluate')
-    clf0, clf1 = next(accuracies)
+  def evaluate(run, *unused):
+    calls.append('evaluate')
+    clf0, clf1 = next(calls.accuracies, (0., 0.))
     return {'validation': {'clf0': (clf0, 1.), 'clf1': (clf1, 1.)}}
 
-  flags_obj = command_line.parse('-md', tmp_path, '-bs', 4, '-te', 90,
-                                 '--stop_threshold', 0.75)
-  results = resnet_run_loop._train_and_evaluate(
-      flags_obj, functools.partial(estimator.train, None),
-      {'train': 12, 'validation': 8}, [0, 1],
-      evaluate, True)
-  assert estimator.calls == [('train', 3), 'evaluate', ('train', 6),
-                             'evaluate', ('train', 9), 'evaluate']
+  calls.seeds = []
+  monkeypatch.setattr(resnet_run_loop, '_estimator',
+                      lambda *unused: FakeEstimator())
+  monkeypatch.setattr(resnet_run_loop, '_evaluate', evaluate)
+  return calls
+
+
+TRAIN_6 = [('train', 3), 'evaluate', ('train', 6), 'evaluate']
+
+
+@pytest.mark.parametrize('epochs, settings, expected', [
+    (2, {}, TRAIN_6),
+    (3, dict(epochs_between_evals=2), [('train', 6), 'evaluate', ('train', 9),
+                                       'evaluate']),
+    (90, dict(max_steps=5), [('train', 3), 'evaluate', ('train', 5),
+                             'evaluate']),
+    # Where dumps follow, they tell the last accuracies.
+    (2, dict(evaluates_last=False), TRAIN_6[:-1]),
+])
+def test_cycles(tmp_path, calls, epochs, settings, expected):
+  assert calls.of(tmp_path, epochs, **settings)[0] == expected
+
+
+@pytest.mark.parametrize('saved_step, epochs, settings, expected', [
+    # In the middle of a cycle.
+    (2, 2, {}, TRAIN_6),
+    # After a cycle; whether it was evaluated is not known.
+    (3, 2, {}, ['evaluate', ('train', 6), 'evaluate']),
+    # Finished, by epochs or by steps, or beyond.
+    (6, 2, {}, ['evaluate']),
+    (5, 90, dict(max_steps=5), ['evaluate']),
+    (7, 2, dict(evaluates_last=False), []),
+    # More epochs than the first time.
+    (6, 3, {}, ['evaluate', ('train', 9), 'evaluate']),
+])
+def test_cycles_of_a_resumed_run(tmp_path, calls, saved_step, epochs, settings,
+                                 expected):
+  write_checkpoint(tmp_path, {'global_step': np.int64(saved_step)}, saved_step)
+  assert calls.of(tmp_path, epochs, **settings)[0] == expected
+
+
+def test_stop_threshold_waits_for_all_heads(tmp_path, calls):
+  """The worse of two heads reaches it last."""
+  calls.accuracies = iter([(0.7, 0.9), (0.9, 0.7499), (0.75, 0.8), (1., 1.)])
+  made, results = calls.of(tmp_path, 90, stop_threshold=0.75)
+  assert made == [('train', 3), 'evaluate', ('train', 6), 'evaluate',
+                  ('train', 9), 'evaluate']
   assert results['validation']['clf0'] == (0.75, 1.)
 
 
-def test_no_last_evaluation_where_dumps_follow(tmp_path):
-  assert calls_of(tmp_path, '-te', 2, evaluate_last=False) == TRAIN_6[:-1]
-  write_checkpoint(tmp_path, {'global_step': np.int64(6)}, 6)
-  assert calls_of(tmp_path, '-te', 2, evaluate_last=False) == []
+def test_every_cycle_has_a_seed_of_its_own(tmp_path, calls):
+  """With --random_seed all cycles used to bring the images of the first."""
+  calls.of(tmp_path, 3)
+  assert len(set(calls.seeds)) == 3 and None not in calls.seeds
+  write_checkpoint(tmp_path, {'global_step': np.int64(3)}, 3)
+  calls.of(tmp_path, 2)  # Resumed: as the second cycle was.
+  assert calls.seeds[3:] == calls.seeds[1:2]
+  assert resnet_run_loop._seed_from_step(None, 3) is None
 
 
-# --------------------------------------------------------- the model function
+# ---- The model function ------------------------------------------------------
+
 def call_model_fn(mode, images, labels, **params):
   tf.train.create_global_step()
   return imagenet_main.imagenet_model_fn(images, labels, mode, dict({
@@ -250,7 +235,6 @@ def slots():
           if variable.op.name.endswith('/Momentum')}
 
 
-@pytest.mark.parametrize('dtype', [tf.float32, tf.float16])
 @pytest.mark.parametrize('fine_tune, classifier_id, trained', [
     (True, 0, {name for name in HEAD0 if not is_average(name)}),
     (True, 1, {name for name in rule_weights.head_variables(
@@ -258,7 +242,8 @@ def slots():
     (True, 2, DENSE),
     (False, 2, {name for name in TRUNK if not is_average(name)}),
 ])
-def test_what_is_trained(fine_tune, classifier_id, trained, dtype):
+def test_what_is_trained(fine_tune, classifier_id, trained,
+                         dtype=tf.float16):
   with tf.Graph().as_default() as graph:
     call_model_fn(MODES.TRAIN, tf.zeros([2, IMAGE_SIZE, IMAGE_SIZE, 3]),
                   tf.constant([1, 2]), fine_tune=fine_tune, dtype=dtype,
@@ -273,8 +258,7 @@ def test_what_is_trained(fine_tune, classifier_id, trained, dtype):
         classifier_id, 0 if fine_tune else 2 * num_norms)
 
 
-@pytest.mark.parametrize('fine_tune, classifier_id', [
-    (True, 0), (True, 2), (False, 2), (False, 1)])
+@pytest.mark.parametrize('fine_tune, classifier_id', [(True, 0), (False, 2)])
 def test_loss_and_metrics_by_hand(fine_tune, classifier_id):
   """Cross-entropy of the images; L2 of kernels and biases that are trained."""
   images = some_images(6)
@@ -292,18 +276,19 @@ def test_loss_and_metrics_by_hand(fine_tune, classifier_id):
   softmax = numpy_resnet.softmaxes(values, images, 18, 2)[classifier_id][:4]
   labels = labels[:4]
   cross_entropy = -np.log(softmax[np.arange(4), labels]).mean()
-  prefix = ('resnet_model/cascaded{}_'.format(classifier_id)
+  prefix = (f'resnet_model/cascaded{classifier_id}_'
             if classifier_id < 2 else 'resnet_model/dense/')
   decayed = [name for name in values if name.startswith(prefix) and
              name.endswith(('/kernel', '/bias'))]
   if not fine_tune:
     # ResNet-18: a first convolution, and five in each block layer.
-    num_convolutions = {1: 1 + 5 * 3, 2: 1 + 5 * 4}[classifier_id]
-    decayed += ['resnet_model/conv2d{}/kernel'.format('_%d' % i if i else '')
-                for i in range(num_convolutions)]
+    num_convolutions = 1 + 5 * 4
+    decayed += ['resnet_model/conv2d/kernel'] + [
+        f'resnet_model/conv2d_{i}/kernel' for i in range(1, num_convolutions)]
   l2_loss = sum((values[name].astype(np.float64)**2).sum() / 2
                 for name in decayed)
   assert WEIGHT_DECAY * l2_loss > 1e-3  # Else it would not be seen.
+  # Sums of float32. Seen: 5e-7.
   np.testing.assert_allclose(loss, cross_entropy + WEIGHT_DECAY * l2_loss,
                              rtol=1e-5)
   best = np.argsort(-softmax, axis=1)
@@ -345,53 +330,9 @@ def test_a_step_follows_the_gradient(loss_scale):
   for name in HEAD0 - set(gradients):
     assert is_average(name) and not np.array_equal(before[name], after[name])
   for name, gradient in gradients.items():
+    # One product and one sum: rounding is of 1e-7.
     np.testing.assert_allclose(after[name], before[name] - rate * gradient,
-                               rtol=1e-4, atol=1e-7)
+                               rtol=1e-5, atol=1e-7)
     assert not np.array_equal(after[name], before[name])
   for name in set(before) & TRUNK:
     np.testing.assert_array_equal(after[name], before[name])
-
-
-def test_a_step_in_half_precision_trains_the_head():
-  """The published filter, by the name 'dense', found no variable of a head."""
-  before, after, _, _ = step_of_head0(loss_scale=128, dtype=tf.float16)
-  single = step_of_head0()[1]
-  for name in HEAD0:
-    change = after[name] - before[name]
-    assert np.isfinite(change).all() and change.any(), name
-    if not is_average(name) and not name.endswith('cascaded0_fc0/bias'):
-      # About where single precision goes. (That bias has no gradient but
-      # rounding: batch normalization takes it out again.)
-      wanted = single[name] - before[name]
-      assert (change * wanted).sum() > 0.5 * (wanted**2).sum(), name
-
-
-def test_replicas_average_their_gradients(tmp_path):
-  """Two replicas with the same images do what one does with them."""
-  values = {name: value for name, value in rule_values().items()
-            if 'cascaded1' not in name}
-  values.update({name + '/Momentum': np.zeros_like(values[name])
-                 for name in HEAD0 if not is_average(name)})
-  images, labels = some_images(4), np.array([3, 0, 10, 7], np.int32)
-  trained = []
-  for num_replicas in (1, 2):
-    folder = tmp_path / str(num_replicas)
-    write_checkpoint(folder, values, 0)
-    flags_obj = command_line.parse('--cpu_replicas', num_replicas)
-    config = devices.run_config(
-        flags_obj, devices.resolve_devices(flags_obj, 0), 0, distributed=True)
-    tf.estimator.Estimator(
-        imagenet_main.imagenet_model_fn, str(folder), config, {
-            'dtype': tf.float32, 'resnet_size': 18, 'resnet_version': 2,
-            'data_format': 'channels_last', 'batch_size': 2560,
-            'loss_scale': 1, 'fine_tune': True, 'num_classes': NUM_CLASSES,
-            'classifier_ids': [0]}).train(
-                lambda: tf.data.Dataset.from_tensors(
-                    (images, labels)).repeat(), steps=2)
-    trained.append(read_checkpoint(folder / 'model.ckpt-2'))
-  one, two = trained
-  for name in HEAD0 - {'resnet_model/cascaded0_fc0/bias'}:
-    change = one[name] - values[name]
-    assert np.abs(change).max() > 1e-4, name
-    np.testing.assert_allclose(two[name] - values[name], change, rtol=0.02,
-                               atol=0.01 * np.abs(change).max())

@@ -1,6 +1,7 @@
-"""The record of a run in its model folder, and what `--clean` removes."""
+"""The record of a run in its model folder, and what --clean removes."""
 
 import json
+import multiprocessing
 import os
 import platform
 
@@ -8,128 +9,124 @@ import numpy as np
 import pytest
 
 import command_line
+import devices
+import imagenet_main
 import run_record
-from devices import Devices
+from dump_names import DumpShard
 from tf_compat import tf
 from user_error import UserError
 
-DEVICES = Devices(0, ['/cpu:0', '/cpu:1'], 'channels_last')
 
-
-def describe(*args):
-  return run_record.describe_run(
-      command_line.parse(*args), 'some data', DEVICES)
+def read(path):
+  return json.loads(path.read_text())
 
 
 def test_description():
-  run = describe('-bs', 64, '--hooks', 'profilerhook', '--image_size', 96)
+  flags_obj = command_line.parse('-bs', 64, '--hooks', 'profilerhook')
+  values = imagenet_main.flag_values(flags_obj)
+  run = run_record.describe_run(
+      'some data', values, devices.resolve(0, 32, cpu_replicas=2))
   assert run == json.loads(json.dumps(run))
   assert run['dataset'] == 'some data'
   assert run['versions'] == {
       'python': platform.python_version(), 'tensorflow': tf.VERSION,
       'numpy': np.__version__}
   assert run['replicas'] == ['/cpu:0', '/cpu:1']
-  assert run['data_format'] == 'channels_last'
   assert run['flags']['batch_size'] == 64
-  assert run['flags']['hooks'] == ['profilerhook']
-  assert run['flags']['image_size'] == 96
   assert run['flags']['train_epochs'] == 90  # Defaults too.
+  # Our flags and no others.
+  assert not set(values) & {'help', 'verbosity', 'logtostderr', 'flagfile'}
 
 
-def test_description_has_our_flags_and_no_others():
-  names = set(describe()['flags'])
-  assert {'data_dir', 'is_cascaded', 'softmax_dir'} <= names
-  assert not names & {'help', 'helpfull', 'verbosity', 'logtostderr',
-                      'run_with_pdb', 'only_check_args', 'flagfile'}
+def test_entries_by_run_and_classifiers(tmp_path):
+  """Evaluating clf1 used to erase clf0's results, and so did starting a run."""
+  folder = str(tmp_path / 'made' / 'by_it')
+  clf0 = run_record.entry_name('eval_only', [0])
+  clf1 = run_record.entry_name('eval_only', [1])
+  for name, top1 in ((clf0, 0.5), (clf1, 0.75)):
+    run_record.start(folder, name, {'flags': {'seed': 1}})
+    run_record.finish(folder, name, {'flags': {'seed': 1}}, {'top1': top1})
+  run_record.start(folder, clf0, {'flags': {'seed': 2}})
+  assert read(tmp_path / 'made' / 'by_it' / 'results.json') == {
+      'eval_only clf0': {'flags': {'seed': 1}, 'results': {'top1': 0.5},
+                         'unfinished': {'flags': {'seed': 2}}},
+      'eval_only clf1': {'flags': {'seed': 1}, 'results': {'top1': 0.75}}}
+  assert run_record.entry_name('eval_only', [0, 2], DumpShard(1, 4)) == (
+      'eval_only clf0,clf2 shard 1/4')
+  assert os.listdir(folder) == ['results.json']
 
 
-def read(path):
-  with open(str(path)) as stream:
-    return json.load(stream)
+def _update_many(folder, worker):
+  for number in range(20):
+    run_record.finish(folder, f'{worker} {number}', {}, {})
 
 
-def test_modes_have_an_entry_each(tmp_path):
-  folder = tmp_path / 'made' / 'by_it'
-  run = describe()
-  run_record.write_results(str(folder), 'fine_tune', run, {})
-  run_record.write_results(str(folder), 'eval_only', run,
-                           {'validation': (0.5, 0.75)})
-  run_record.write_results(str(folder), 'fine_tune', run, {'global_step': 7})
-  entries = read(folder / 'results.json')
-  assert set(entries) == {'fine_tune', 'eval_only'}
-  assert entries['fine_tune']['results'] == {'global_step': 7}
-  assert entries['eval_only']['results'] == {'validation': [0.5, 0.75]}
-  assert entries['eval_only']['flags'] == run['flags']
-  assert os.listdir(str(folder)) == ['results.json']
+def test_several_processes_at_once(tmp_path):
+  """All used one unfinished file, and what others had written was lost."""
+  workers = [multiprocessing.Process(
+      target=_update_many, args=(str(tmp_path), worker)) for worker in range(4)]
+  for worker in workers:
+    worker.start()
+  for worker in workers:
+    worker.join()
+  assert [worker.exitcode for worker in workers] == [0] * 4
+  assert len(read(tmp_path / 'results.json')) == 80
 
 
-def test_results_of_numpy(tmp_path):
-  run_record.write_results(str(tmp_path), 'train', {}, {
-      'validation': tuple(np.array([1, 2]) / 4.), 'global_step': 3})
-  assert read(tmp_path / 'results.json')['train']['results'] == {
-      'validation': [0.25, 0.5], 'global_step': 3}
-
-
-@pytest.mark.parametrize('content', ['', 'not JSON', '[1, 2]'])
+@pytest.mark.parametrize('content', [
+    '', 'not JSON', '[1, 2]', '{"train": 3}', '[' * 10**5], ids=range(5))
 def test_another_file_of_this_name(tmp_path, content):
   """Somebody else's results.json is not ours to change."""
-  (tmp_path / 'results.json').write_text(content)
+  path = tmp_path / 'results.json'
+  path.write_text(content)
   with pytest.raises(UserError) as error:
-    run_record.write_results(str(tmp_path), 'train', {}, {})
-  assert str(tmp_path / 'results.json') in str(error.value)
-  assert '\n' not in str(error.value)
-  assert (tmp_path / 'results.json').read_text() == content
+    run_record.start(str(tmp_path), 'train clf2', {})
+  assert str(path) in str(error.value) and '\n' not in str(error.value)
+  assert path.read_text() == content
 
 
-def test_benchmark_run(tmp_path):
-  run_record.write_benchmark_run(str(tmp_path / 'new' / 'folder'), {'a': 1})
-  assert read(tmp_path / 'new' / 'folder' / 'benchmark_run.log') == {'a': 1}
-
-
-def test_benchmark_run_on_another_file_system(tmp_path, monkeypatch):
+def test_a_folder_that_tensorflow_finds(tmp_path, monkeypatch):
+  """--model_dir may have a scheme, such as gs://."""
   monkeypatch.chdir(str(tmp_path))
-  run_record.write_benchmark_run(
-      'file://{}'.format(tmp_path / 'runs'), {'a': 1})
+  folder = f'file://{tmp_path / "runs"}'
+  run_record.write_benchmark_run(folder, {'a': 1})
+  run_record.finish(folder, 'train clf2', {}, {})
   assert read(tmp_path / 'runs' / 'benchmark_run.log') == {'a': 1}
+  assert read(tmp_path / 'runs' / 'results.json') == {
+      'train clf2': {'results': {}}}
   assert os.listdir(str(tmp_path)) == ['runs']  # None is called `file:`.
 
 
-@pytest.mark.parametrize('function, words', [
-    (lambda folder: run_record.write_results(folder, 'train', {}, {}),
-     '--model_dir {}: cannot be written (File exists)'),
-    (lambda folder: run_record.write_benchmark_run(folder, {}),
-     '--benchmark_log_dir {}: cannot be written (File exists)'),
-])
-def test_folder_that_is_a_file(tmp_path, function, words):
+def test_folder_that_is_a_file(tmp_path):
   path = tmp_path / 'file'
   path.write_text('mine')
   with pytest.raises(UserError) as error:
-    function(str(path))
-  assert words.format(path) in str(error.value)
+    run_record.start(str(path), 'train clf2', {})
+  assert f'--model_dir {path}: cannot be written (' in str(error.value)
+  with pytest.raises(UserError) as error:
+    run_record.write_benchmark_run(str(path), {})
+  assert f'--benchmark_log_dir {path}: cannot be wr' in str(error.value)
   assert path.read_text() == 'mine'
 
 
 OF_A_RUN = [
     'checkpoint', 'graph.pbtxt', 'metric.log', 'results.json',
-    'results.json.unfinished', 'timeline-1000.json',
+    'results.json.0a1b.unfinished', 'timeline-1000.json',
     'model.ckpt-0.index', 'model.ckpt-12.data-00000-of-00001',
-    'model.ckpt-12.index', 'model.ckpt-12.meta',
     'model.ckpt-20_temp_0a1b/part-00000-of-00001.data-00000-of-00001',
-    'events.out.tfevents.1540000000.host',
+    'tmp_worker_1/checkpoint', 'events.out.tfevents.1540000000.host',
     'eval/events.out.tfevents.1540000000.host',
 ]
 OF_OTHERS = [
     'notes.txt', 'my_model.ckpt-12.index', 'timeline.json', 'metric.log.old',
-    'eval/notes.txt', 'graph.png', 'more/checkpoint',
-    'more/model.ckpt-0.index', 'model.ckpt-notes/keep.txt',
+    'eval/notes.txt', 'more/model.ckpt-0.index', 'model.ckpt-notes/keep.txt',
 ]
 
 
 def make_files(folder, names):
   for name in names:
     path = folder / name
-    if not path.parent.exists():
-      path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_text(name)
 
 
@@ -141,35 +138,26 @@ def files_in(folder):
 def test_clean_removes_a_run_and_nothing_else(tmp_path):
   folder = tmp_path / 'run [1]'
   folder.mkdir()
+  make_files(folder, OF_A_RUN)
+  run_record.remove_earlier_run(str(folder))
+  assert os.listdir(str(folder)) == []
   make_files(folder, OF_A_RUN + OF_OTHERS)
   run_record.remove_earlier_run(str(folder))
   assert files_in(folder) == set(OF_OTHERS)
-  assert not (folder / 'model.ckpt-20_temp_0a1b').exists()
-
-
-def test_clean_leaves_an_empty_folder_of_a_run(tmp_path):
-  make_files(tmp_path, OF_A_RUN)
-  run_record.remove_earlier_run(str(tmp_path))
-  assert os.listdir(str(tmp_path)) == []
-
-
-def test_clean_of_a_folder_that_is_not_there(tmp_path):
   run_record.remove_earlier_run(str(tmp_path / 'none'))
-  assert not (tmp_path / 'none').exists()
 
 
 def test_clean_spares_what_the_run_starts_from(tmp_path):
-  folder, other = tmp_path / 'run', tmp_path / 'other'
+  folder = tmp_path / 'run'
   folder.mkdir()
-  other.mkdir()
   make_files(folder, OF_A_RUN)
   (tmp_path / 'link').symlink_to(folder)
-  for name in ('run', 'link', 'other/../run'):
+  for name in ('run', 'link'):
     with pytest.raises(UserError) as error:
       run_record.remove_earlier_run(
-          str(folder), {str(other / 'model.ckpt-3'),
-                        str(tmp_path / name / 'model.ckpt-12')})
+          str(folder), str(tmp_path / name / 'model.ckpt-12'))
     assert '--clean' in str(error.value)
   assert files_in(folder) == set(OF_A_RUN)
-  run_record.remove_earlier_run(str(folder), {str(other / 'model.ckpt-12')})
+  run_record.remove_earlier_run(
+      str(folder), str(tmp_path / 'other' / 'model.ckpt-12'))
   assert not files_in(folder)

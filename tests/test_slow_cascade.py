@@ -38,18 +38,6 @@ def test_a_softmax():
   assert not slow.correct(row, 0, 'top5')
 
 
-def test_fewer_than_five_classes_are_all_among_the_top_5():
-  row = [.25, 0., .75]
-  assert slow.best_classes(row, 'top5') == [2, 0, 1]
-  assert slow.confidence(row, 'top5') == 1.
-  assert slow.correct(row, 1, 'top5')
-
-
-def test_equal_softmaxes_are_ranked_by_class():
-  assert slow.best_classes([.125] * 8, 'top5') == [0, 1, 2, 3, 4]
-  assert slow.predicted([0., 1., 1.]) == 1
-
-
 def test_alpha():
   assert [slow.alpha(d, CONFIDENCES, CORRECT) for d in (.9, .8, .6, .5)] == [
       1, Fraction(2, 3), Fraction(3, 4), Fraction(3, 5)]
@@ -72,14 +60,6 @@ def test_cst_threshold_where_alpha_is_exactly_epsilon_below_its_maximum():
   # 9/10 and 17/20.
   assert slow.cst_threshold(confidences, correct, percent('4.999')) == .9
   assert slow.cst_threshold(confidences, correct, percent(5)) == .5
-
-
-def test_cst_threshold_where_all_images_are_alike():
-  for correct in ([True] * 4, [False] * 4, [True, False] * 2):
-    assert slow.cst_threshold([.7] * 4, correct, 0) == .7
-  # All right, or all wrong: the accuracy is the same from any confidence up.
-  assert slow.cst_threshold(CONFIDENCES, [True] * 5, 0) == .5
-  assert slow.cst_threshold(CONFIDENCES, [False] * 5, 0) == .5
 
 
 def test_ccst_thresholds():
@@ -117,16 +97,6 @@ def test_budgeted_thresholds():
   assert slow.budgeted_thresholds(OF_THREE, 39) == [slow.INFINITY, .9]
   # Two classifiers, p = 10: 2/3 and 1/3 of six.
   assert slow.budgeted_thresholds(OF_THREE[:2], 10) == [.6]
-
-
-def test_budgeted_thresholds_where_ties_take_more_than_the_share():
-  # p = 20: 2 of six at each, but 5 leave at the first, and the 1 that is left
-  # is all that can leave at the second.
-  confidences = [[.9, .7, .7, .7, .7, .6], [.1, .2, .3, .4, .5, .25], [0] * 6]
-  assert slow.budgeted_thresholds(confidences, 20) == [.7, .25]
-  # All leave at the first.
-  confidences[0] = [.5] * 6
-  assert slow.budgeted_thresholds(confidences, 20) == [.5, slow.INFINITY]
 
 
 def test_exits():
@@ -168,17 +138,6 @@ def test_best_accuracy_within():
   assert best(10) == best(Fraction(35, 3)) == Fraction(1, 3)
   assert best(12) == best(Fraction(46, 3)) == Fraction(2, 3)
   assert best(Fraction(47, 3)) == best(21) == 1
-
-
-def test_all_cascades_are_all_pairs_of_thresholds():
-  confidences = [[.5, .5, .6], [.1, .2, .2], [0] * 3]
-  cascades = slow.all_cascades(
-      confidences, [[True] * 3, [False] * 3, [False] * 3], [0, 1, 10])
-  # First: from .5, from .6, never. Second: from .1, from .2, never.
-  assert sorted(cascades) == sorted(
-      3 * [(1, 0)]
-      + [(Fraction(1, 3), Fraction(macs, 3)) for macs in (2, 11, 20)]
-      + [(0, Fraction(macs, 3)) for macs in (3, 12, 30)])
 
 
 @pytest.mark.parametrize('num_correct,n,low,high', [

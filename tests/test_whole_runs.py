@@ -9,20 +9,20 @@ import json
 import logging
 import os
 import shutil
+import typing
 
 import numpy as np
 import pytest
 
-import command_line
 import imagenet_input
 import imagenet_main
 import numpy_resnet
-import rule_weights
+import small_world
 import tf_compat
-import tiny_records
 import training_hooks
-from small_network import DENSE, HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
+from small_network import DENSE, HEAD0, NUM_CLASSES, TRUNK
 from small_network import is_average
+from small_world import accuracies
 from tf_compat import tf
 from tiny_checkpoints import read_checkpoint, write_checkpoint
 from user_error import UserError
@@ -34,63 +34,36 @@ STEPS_OF_1_EPOCH, STEPS_OF_2_EPOCHS = 4, 7
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-  """A data set, its images, and a pretrained trunk, as if downloaded."""
-  folder = tmp_path_factory.mktemp('world')
-  rows = tiny_records.make_data_set(
-      str(folder / 'data'), {'train': [5, 4, 4], 'validation': [4, 3, 4]},
-      NUM_CLASSES)
-  weights = rule_weights.rule_variables(
-      rule_weights.resnet_variables(18, 2, NUM_CLASSES))
-  weights['global_step'] = np.int64(225207)
-  write_checkpoint(folder / 'trunk', weights, 225207)
-  (folder / 'trunk' / 'checkpoint').write_text(
-      'model_checkpoint_path: "/somewhere/else/model.ckpt-225207"\n')
-  World = collections.namedtuple('World', 'folder rows weights')
-  return World(folder, rows, weights)
+  return small_world.make(tmp_path_factory.mktemp('world'))
 
 
 def run(world, name, *args):
   """Runs with its own model and dump folder; (results, model folder)."""
   model_dir = world.folder / name
-  results = command_line.run(
-      '--data_dir', world.folder / 'data', '-rs', 18, '-rv', 2, '--image_size',
-      IMAGE_SIZE, '-bs', 4, '-md', model_dir, '--softmax_dir',
-      str(model_dir) + '_softmax', '-pmcp', world.folder / 'trunk', *args)
+  results = world.run(
+      '-md', model_dir, '--softmax_dir', f'{model_dir}_softmax', *args)
   return results, model_dir
 
 
 def checkpoint(model_dir, step):
-  return read_checkpoint(model_dir / 'model.ckpt-{}'.format(step))
+  return read_checkpoint(model_dir / f'model.ckpt-{step}')
 
 
 def dumped(model_dir, classifier_id, split='validation'):
   """(softmaxes, labels) of a run."""
-  folder = str(model_dir) + '_softmax'
   infix = '' if split == 'validation' else 'train_1of3_'
-  return (np.load(os.path.join(folder, 'clf{}_{}all_probabilities.npy'.format(
-      classifier_id, infix))), np.load(os.path.join(
-          folder, '{}_non_onehot.npy'.format(split))))
-
-
-def accuracies(softmaxes, labels):
-  best = np.argsort(-softmaxes, axis=1)
-  return ((best[:, 0] == labels).mean(),
-          (best[:, :5] == labels[:, np.newaxis]).any(axis=1).mean())
+  return [np.load(f'{model_dir}_softmax/{name}.npy') for name in (
+      f'clf{classifier_id}_{infix}all_probabilities', f'{split}_non_onehot')]
 
 
 class ReplicaValues(tf.train.SessionRunHook):
-  """Reads every variable of every replica, at the start of the first session.
+  """Reads every variable of every replica at the start of the first session."""
 
-  Also where the convolutions of the second step were run.
-  """
+  start = None
 
-  def __init__(self):
-    self.start, self.end_values = None, None
-    self.devices = collections.Counter()
-    self._num_runs = 0
-
-  @staticmethod
-  def _values(session):
+  def after_create_session(self, session, coord):
+    if self.start is not None:
+      return
     graph = session.graph
     tensors = {}
     for op in graph.get_operations():
@@ -100,26 +73,15 @@ class ReplicaValues(tf.train.SessionRunHook):
         elif op.type == 'VarHandleOp':
           tensors[op.name] = graph.get_tensor_by_name(
               op.name + '/Read/ReadVariableOp:0')
-    return session.run(tensors)
+    self.start = session.run(tensors)
 
-  def after_create_session(self, session, coord):
-    if self.start is None:
-      self.start = self._values(session)
 
-  def before_run(self, run_context):
-    self._num_runs += 1
-    options = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
-    return tf.train.SessionRunArgs(
-        [], options=options if self._num_runs == 2 else None)
-
-  def after_run(self, run_context, run_values):
-    if self._num_runs == 2:
-      for device in run_values.run_metadata.step_stats.dev_stats:
-        self.devices[device.device.split(':', 2)[-1]] += sum(
-            'Conv2D' in node.node_name for node in device.node_stats)
-
-  def end(self, session):
-    self.end_values = self._values(session)
+class FineTuned(typing.NamedTuple):
+  results: dict
+  model_dir: typing.Any   # A pathlib.Path.
+  start: dict             # From variable to value, of both replicas.
+  log: list               # Lines of TensorFlow's log.
+  reads: list             # Arguments of the calls of the input function.
 
 
 @pytest.fixture(scope='module')
@@ -141,12 +103,11 @@ def fine_tuned(world):
         world, 'fine_tuned', '--fine_tune', '--te', 2, '--is_cascaded',
         '--classifier_id', 0, '--cpu_replicas', 2, '--hooks',
         'loggingMETRIChook,LoggingTensorHook', '-bld',
-        world.folder / 'benchmark', '--export_dir', world.folder / 'exported0')
+        world.folder / 'benchmark', '--export_dir', world.folder / 'exported0',
+        '--random_seed', 7)
   tf.logging.set_verbosity(verbosity)
   logging.getLogger('tensorflow').removeHandler(handler)
-  FineTuned = collections.namedtuple(
-      'FineTuned', 'results model_dir spy log reads')
-  return FineTuned(results, model_dir, spy, log, reads)
+  return FineTuned(results, model_dir, spy.start, log, reads)
 
 
 @pytest.fixture(scope='module')
@@ -157,7 +118,7 @@ def evaluated(world):
              '--image_bytes_as_serving_input')
 
 
-class TestFineTuning(object):
+class TestFineTuning:
 
   def test_ends_at_the_step_of_its_epochs(self, fine_tuned):
     assert fine_tuned.results['global_step'] == STEPS_OF_2_EPOCHS
@@ -171,10 +132,22 @@ class TestFineTuning(object):
     assert {(read['is_training'], read.get('num_padding_images', 0))
             for read in fine_tuned.reads} == {(True, 0), (False, 1)}
 
+  def test_every_cycle_has_an_order_of_its_own(self, fine_tuned):
+    """With --random_seed every cycle used to repeat the order of the first."""
+    def order(read):
+      with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(7)
+        _, labels = imagenet_input.input_fn(
+            **read).make_one_shot_iterator().get_next()
+        return [label for _ in range(6) for label in session.run(labels)]
+
+    first, second = [read for read in fine_tuned.reads if read['is_training']]
+    assert order(first) == order(first) != order(second)
+
   def test_both_replicas_start_from_the_pretrained_trunk(
       self, world, fine_tuned):
     """Moving averages too: TensorFlow issues 19958 and 23986."""
-    start = fine_tuned.spy.start
+    start = fine_tuned.start
     num_restored = 0
     for name, value in world.weights.items():
       if name in start:
@@ -183,20 +156,6 @@ class TestFineTuning(object):
           num_restored += 1
     # Six convolutions to each of two block layers less one, and their BN.
     assert num_restored == 2 * (11 + 8 * 4)
-
-  def test_each_replica_runs_on_its_own_device(self, fine_tuned):
-    counts = fine_tuned.spy.devices
-    assert sorted(device[-5:] for device in counts if counts[device]) == [
-        'CPU:0', 'CPU:1']
-    assert len(set(counts.values())) == 1
-
-  def test_replicas_stay_equal(self, fine_tuned):
-    values = fine_tuned.spy.end_values
-    heads = [name for name in values if name in HEAD0 and
-             not is_average(name)]
-    assert len(heads) == 8
-    for name in heads:
-      np.testing.assert_array_equal(values[name], values[name + '/replica_1'])
 
   def test_changes_the_head_and_nothing_else(self, world, fine_tuned):
     start = checkpoint(fine_tuned.model_dir, 0)
@@ -217,7 +176,7 @@ class TestFineTuning(object):
       softmaxes, labels = dumped(fine_tuned.model_dir, 0, split)
       assert labels.tolist() == [label for _, label in world.rows[split]]
       expected = numpy_resnet.softmaxes(
-          weights, preprocessed(world, split), 18, 2)[0]
+          weights, world.preprocessed(split), 18, 2)[0]
       assert softmaxes.shape == (count, NUM_CLASSES)
       np.testing.assert_allclose(softmaxes, expected, atol=1e-5)
       np.testing.assert_allclose(
@@ -227,9 +186,9 @@ class TestFineTuning(object):
   def test_log_is_told_once_whatever_the_replicas(self, fine_tuned):
     told = [line for line in fine_tuned.log
             if not line.startswith(tf_compat._UNINFORMATIVE)]
-    assert sum(line.startswith('training: 8 variables') for line in told) == 1
-    assert sum(line.startswith('from ') for line in told) == 1
-    assert sum(line.startswith('new: ') for line in told) == 1
+    for start in ('training: 8 variables', 'trunk from ', 'new: ',
+                  'clf0: head from '):
+      assert sum(line.startswith(start) for line in told) == 1, start
     for words in ('devices', 'deprecated', 'WARNING', 'replica'):
       assert not [line for line in told if words in line], words
 
@@ -249,14 +208,14 @@ class TestFineTuning(object):
     with open(str(world.folder / 'benchmark' / 'benchmark_run.log')) as stream:
       assert json.load(stream)['replicas'] == ['/cpu:0', '/cpu:1']
     with open(str(fine_tuned.model_dir / 'results.json')) as stream:
-      entry = json.load(stream)['fine_tune']
+      entry = json.load(stream)['fine_tune clf0']
     assert entry['flags']['classifier_id'] == ['0']
     assert entry['results'] == json.loads(json.dumps(fine_tuned.results))
 
   def test_exported_head_takes_image_tensors(self, world, fine_tuned):
     expected, _ = dumped(fine_tuned.model_dir, 0)
     check_export(world.folder / 'exported0', 'input',
-                 preprocessed(world, 'validation'), expected)
+                 world.preprocessed('validation'), expected)
 
   def test_updating_the_trunk_replays_the_published_code(self, world):
     results, model_dir = run(
@@ -303,18 +262,10 @@ class TestFineTuning(object):
     softmaxes, _ = dumped(model_dir, 0)
     assert softmaxes.dtype == np.float32
     expected = numpy_resnet.softmaxes(
-        end, preprocessed(world, 'validation'), 18, 2)[0]
-    np.testing.assert_allclose(softmaxes, expected, atol=0.02)
-
-
-def preprocessed(world, split):
-  """The images of a split in reading order, as the network gets them."""
-  with tf.Graph().as_default(), tf.Session() as session:
-    shards = sorted(glob.glob(str(world.folder / 'data' / split / '*')))
-    images, _ = imagenet_input.evaluation_dataset(
-        shards, 100, image_size=IMAGE_SIZE,
-        num_classes=NUM_CLASSES).make_one_shot_iterator().get_next()
-    return session.run(images)
+        end, world.preprocessed('validation'), 18, 2)[0]
+    # float16 has a step of 5e-4 below 1, and there are 10 layers. Seen: 2e-3.
+    np.testing.assert_allclose(softmaxes, expected, rtol=0, atol=0.05)
+    assert softmaxes.std() > 0.05  # Else anything would pass.
 
 
 def check_export(export_dir, input_name, inputs, expected):
@@ -331,19 +282,20 @@ def check_export(export_dir, input_name, inputs, expected):
                  for name in ('probabilities', 'classes')}
       for rows in (slice(0, 1), slice(1, 4), slice(None)):
         fetched = session.run(outputs, {tensor.name: inputs[rows]})
+        # Rounding, by another graph of the same operations. Seen: 1.2e-7.
         np.testing.assert_allclose(
-            fetched['probabilities'], expected[rows], atol=1e-6)
+            fetched['probabilities'], expected[rows], rtol=0, atol=1e-5)
         np.testing.assert_array_equal(
             fetched['classes'], expected[rows].argmax(axis=1))
 
 
-class TestEvaluation(object):
+class TestEvaluation:
 
   def test_dump_equals_numpy(self, world, evaluated):
     results, model_dir = evaluated
     softmaxes, labels = dumped(model_dir, 2)
     expected = numpy_resnet.softmaxes(
-        world.weights, preprocessed(world, 'validation'), 18, 2)[2]
+        world.weights, world.preprocessed('validation'), 18, 2)[2]
     np.testing.assert_allclose(softmaxes, expected, atol=1e-5)
     np.testing.assert_allclose(
         results['validation']['clf2'], accuracies(softmaxes, labels),
@@ -379,42 +331,22 @@ class TestEvaluation(object):
     assert results['global_step'] == 225207
     if name == 'one':
       check_export(world.folder / 'exported', 'input',
-                   preprocessed(world, 'validation'), softmaxes)
+                   world.preprocessed('validation'), softmaxes)
     # Nothing was trained, nothing dumped.
     assert not glob.glob(str(model_dir / 'model.ckpt*'))
     assert not glob.glob(str(model_dir) + '_softmax*')
 
-  @pytest.mark.parametrize('damage, name', [
-      (lambda weights: weights.pop('resnet_model/conv2d_3/kernel'),
-       'resnet_model/conv2d_3/kernel'),
-      (lambda weights: weights.pop(
-          'resnet_model/batch_normalization_2/moving_variance'),
-       'resnet_model/batch_normalization_2/moving_variance'),
-      (lambda weights: weights.update({
-          'resnet_model/dense/bias': np.zeros(1001, np.float32)}),
-       'resnet_model/dense/bias is [1001], needed [11]'),
-  ])
-  def test_checkpoint_that_does_not_fit(self, world, tmp_path, damage, name):
+  def test_checkpoint_without_a_global_step(self, world, tmp_path):
+    """It used to end in a traceback after the whole dump."""
     weights = dict(world.weights)
-    damage(weights)
+    del weights['global_step']
     write_checkpoint(tmp_path, weights, 1)
-    with pytest.raises(UserError) as error:
-      run(world, 'unfit', '--eval_only', '-pmcp', tmp_path)
-    assert name in str(error.value) and '\n' not in str(error.value)
-    assert not (world.folder / 'unfit').exists()
-    assert not os.listdir(str(world.folder / 'unfit_softmax'))
+    results, model_dir = run(
+        world, 'stepless', '--eval_only', '-pmcp', tmp_path)
+    assert results['global_step'] is None
+    assert (model_dir / 'results.json').exists()
 
-  def test_head_of_another_class_count(self, world, tmp_path):
-    weights = dict(rule_weights.rule_variables(
-        rule_weights.cascade_variables(18, 2, 21)))
-    write_checkpoint(tmp_path, weights, 1)
-    with pytest.raises(UserError) as error:
-      run(world, 'unfit', '--eval_only', '--classifier_id', 1, '-md', tmp_path)
-    assert ('resnet_model/cascaded1_fc11/kernel is [1024, 21], needed '
-            '[1024, 11]') in str(error.value)
-
-
-class TestGoingOn(object):
+class TestResuming:
 
   def test_interrupted_moved_finished(self, world, monkeypatch):
     """Ends where the run that nothing disturbed ended."""

@@ -1,0 +1,274 @@
+"""Dumps the softmaxes of all exits: one network, one pass over each split.
+
+`Estimator.predict` would run on one device, restore from one checkpoint and
+return classifier after classifier, so there is a session of our own.
+"""
+
+import hashlib
+import json
+import os
+import typing
+
+from tf_compat import tf
+
+import dump_record
+import dump_writer
+import imagenet_input
+import resnet_model
+from dump_names import DumpShard
+from imagenet_shards import shards_from_row
+from progress import Progress
+from user_error import UserError
+
+
+class Split(typing.NamedTuple):
+  """The TFRecords of one split."""
+  name: str     # 'validation' or 'train'.
+  paths: list   # Of its shards, in name order.
+  counts: list  # Records in each of them.
+
+
+class DumpJob(typing.NamedTuple):
+  """What to dump, and how its images are read."""
+  folder: str                          # --softmax_dir
+  classifier_ids: list                 # Ascending.
+  splits: list                         # `Split`s, in the order of the passes.
+  network: dump_record.Network
+  shard: typing.Optional[DumpShard]    # Which rows; None for all.
+  batch_size: int                      # Over all replicas.
+  image_size: int                      # Height and width in pixels.
+  num_private_threads: typing.Optional[int]  # Of the input; None to share.
+  num_parallel_batches: int            # Decoded at the same time.
+
+
+def prepare(job):
+  """Makes and checks the dump folder, before any work.
+
+  Raises:
+    UserError: it is not a local folder, cannot be written or is too full; or
+      it holds dumps of another network, of other records or of other shards.
+  """
+  if '://' in job.folder:
+    raise UserError(f'--softmax_dir {job.folder}: dumps are written to local '
+                    'files; name a folder of this machine')
+  _make_writer(job).check_folder()
+  dump_record.recorded_origins(job.folder, job.network)
+
+
+def run(job, model, weights, replicas, session_config, run):
+  """Dumps every split, and records the dump in `cascade.json`.
+
+  Continues an interrupted run of the same command. Waits for other runs that
+  dump any of the classifiers.
+
+  Args:
+    job: a `DumpJob`.
+    model: a `resnet_model.Model`.
+    weights: a `resnet_checkpoint.ExitWeights` of the job's classifiers.
+    replicas: device names, such as ['/gpu:0', '/gpu:1'].
+    session_config: a `tf.ConfigProto`.
+    run: a dict with the run's 'flags' and 'versions', for the record.
+
+  Returns:
+    A dict from split to a dict from classifier, such as 'clf0', to (top-1
+    accuracy, top-5 accuracy) of the rows dumped, fractions.
+
+  Raises:
+    UserError: see `prepare`; or the data changed during the run, the disk is
+      full, or another shard in the folder has other weights.
+  """
+  origins = {k: {**source._asdict(), 'flags': run['flags'],
+                 'versions': run['versions']}
+             for k, source in weights.sources.items()}
+  # What decides about the bytes of the dumps.
+  identity = {
+      'network': dump_record.shared_fields(job.network),
+      'weights': {k: [source.trunk_sha256, source.head_sha256]
+                  for k, source in weights.sources.items()},
+      'dtype': model.dtype.name,
+      'data_format': model.data_format,
+      'replicas': list(replicas),
+      'batch_size': job.batch_size,
+      'records': {split.name: _records_sha256(split) for split in job.splits},
+      'versions': run['versions'],
+  }
+  with dump_writer.locked_classifiers(
+      job.folder, job.classifier_ids, job.shard):
+    writer = _make_writer(job, identity)
+    writer.check_folder()  # Again: training and waiting may have taken days.
+    dump_record.check_shards(job.folder, job.network, origins, job.shard)
+    with writer:
+      with ExitSession(model, job.classifier_ids, _dataset(job, model), weights,
+                       replicas, session_config) as session:
+        for split in job.splits:
+          _dump_split(job, split, session, writer)
+      writer.complete()
+      with dump_record.recording(job.folder, job.network, origins, job.shard):
+        writer.give_names()
+
+  def accuracies(split, k):
+    _, top1, top5 = writer.means(split.name, k)
+    return top1, top5
+
+  return {split.name: {f'clf{k}': accuracies(split, k)
+                       for k in job.classifier_ids} for split in job.splits}
+
+
+def _make_writer(job, identity=None):
+  return dump_writer.DumpWriter(
+      job.folder, {split.name: sum(split.counts) for split in job.splits},
+      job.network.num_classes, job.classifier_ids, identity, job.shard,
+      job.batch_size)
+
+
+def _records_sha256(split):
+  """Tells one set of records from another, without reading them."""
+  return hashlib.sha256(json.dumps([
+      (os.path.basename(path), os.path.getsize(path), count)
+      for path, count in zip(split.paths, split.counts)]).encode()).hexdigest()
+
+
+def _dump_split(job, split, session, writer):
+  """Runs the exits over the rows of a split that are still missing."""
+  num_rows = len(writer.rows[split.name])
+  title = ' '.join(f'clf{k}' for k in job.classifier_ids) + ' ' + split.name
+  if job.shard:
+    title += f' (shard {job.shard.number} of {job.shard.total})'
+  progress = Progress(
+      title, num_rows, 'images', done=writer.num_written(split.name))
+
+  def describe():
+    means = {k: writer.means(split.name, k) for k in job.classifier_ids}
+    return '; '.join(f'clf{k} loss {loss:.4f}, top-1 {top1:.4f}, '
+                     f'top-5 {top5:.4f}'
+                     for k, (loss, top1, top5) in means.items())
+
+  num_missing = num_rows - writer.num_written(split.name)
+  if num_missing:
+    paths, num_skipped = zip(*shards_from_row(
+        split.paths, split.counts, writer.next_row(split.name)))
+    # A whole dump reads to the end, to find out if there are more than counted.
+    for labels, outputs in session.run(
+        shards=paths, num_skipped=num_skipped,
+        num_records=num_missing if job.shard else -1):
+      writer.append(split.name, labels, outputs)
+      progress.update(writer.num_written(split.name), describe)
+  writer.check_count(split.name)
+  progress.finish()
+  if num_rows:  # A shard may have none.
+    for k in job.classifier_ids:
+      _, top1, top5 = writer.means(split.name, k)
+      print(f'clf{k} {split.name}: top-1 {top1:.4f}, top-5 {top5:.4f} of '
+            f'{num_rows:,} images')
+
+
+def _dataset(job, model):
+  """The images of a job, for `ExitSession`."""
+  def make_dataset():
+    placeholders = {
+        'shards': tf.placeholder(tf.string, [None]),
+        'num_skipped': tf.placeholder(tf.int64, [None]),
+        'num_records': tf.placeholder(tf.int64, []),
+    }
+    return imagenet_input.evaluation_dataset(
+        batch_size=job.batch_size, dtype=model.dtype,
+        image_size=job.image_size, num_classes=job.network.num_classes,
+        datasets_num_private_threads=job.num_private_threads,
+        num_parallel_batches=job.num_parallel_batches,
+        **placeholders), placeholders
+  return make_dataset
+
+
+class ExitSession:
+  """Runs all exits over a dataset, with one replica of the network per device.
+
+  A context manager. Each batch is split among the replicas and joined again in
+  its order.
+  """
+
+  def __init__(self, model, classifier_ids, make_dataset, weights, replicas,
+               session_config):
+    """
+    Args:
+      make_dataset: a function that returns a dataset of (images [batch,
+        height, width, 3], labels int [batch]) and a dict of its placeholders.
+      Others as for `run`.
+    """
+    with tf.Graph().as_default() as graph:
+      # The input, splitting and joining are on the CPU, or every batch would
+      # go through the memory of the first GPU.
+      with tf.device('/cpu:0'):
+        dataset, self._placeholders = make_dataset()
+        self._iterator = dataset.make_initializable_iterator()
+        images, self._labels = self._iterator.get_next()
+        parts = _split_batch(images, len(replicas))
+      outputs, savers = [], []
+      for index, (device, part) in enumerate(zip(replicas, parts)):
+        scope = f'replica_{index}'
+        with tf.device(device), tf.variable_scope(scope):
+          logits = model.exit_logits(
+              tf.cast(part, model.dtype), classifier_ids, trunk_training=False,
+              head_training=False)
+          outputs.append({
+              k: resnet_model.exit_output(logits[k]) for k in classifier_ids})
+        savers += _savers(scope, weights.checkpoint_of)
+      with tf.device('/cpu:0'):
+        self._outputs = {
+            k: tuple(
+                tf.concat([getattr(output[k], field) for output in outputs],
+                          axis=0)[:tf.shape(images)[0]]  # [batch, ...]
+                for field in ('probabilities', 'top5_classes',
+                              'top5_probabilities'))
+            for k in classifier_ids}
+      self._session = tf.Session(graph=graph, config=session_config)
+      graph.finalize()
+    for saver, checkpoint in savers:
+      saver.restore(self._session, checkpoint)
+
+  def run(self, **values):
+    """Yields the outputs of each batch.
+
+    Args:
+      **values: of the dataset's placeholders.
+
+    Yields:
+      (labels int [batch], a dict from classifier to (probabilities float32
+      [batch, classes], top-5 classes int32 [batch, 5], top-5 probabilities
+      float32 [batch, 5])), best first.
+    """
+    self._session.run(self._iterator.initializer, {
+        self._placeholders[name]: value for name, value in values.items()})
+    while True:
+      try:
+        batch = self._session.run((self._labels, self._outputs))
+      except tf.errors.OutOfRangeError:
+        return
+      yield batch
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused):
+    self._session.close()
+
+
+def _split_batch(images, num_parts):
+  """Parts of equal size; black images fill the last one up."""
+  if num_parts == 1:
+    return [images]
+  missing = -tf.shape(images)[0] % num_parts
+  filled = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+  parts = tf.split(filled, num_parts)  # [ceil(batch / parts), height, width, 3]
+  for part in parts:
+    part.set_shape([None] + images.shape.as_list()[1:])
+  return parts
+
+
+def _savers(scope, checkpoint_of):
+  """(saver, checkpoint) pairs that restore all variables of a replica."""
+  by_checkpoint = {}
+  for variable in tf.global_variables(scope + '/'):
+    name = variable.op.name[len(scope) + 1:]
+    by_checkpoint.setdefault(checkpoint_of[name], {})[name] = variable
+  return [(tf.train.Saver(variables), checkpoint)
+          for checkpoint, variables in by_checkpoint.items()]

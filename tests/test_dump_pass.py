@@ -1,0 +1,408 @@
+"""Imagenet/dump_pass.py: all exits in one pass, interrupted, shared, locked."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import typing
+
+import numpy as np
+import pytest
+
+import dump_names
+import dump_pass
+import dump_writer
+import imagenet_input
+import imagenet_shards
+import numpy_resnet
+import rule_weights
+import tiny_records
+from dump_names import DumpShard
+from dump_pass import DumpJob, ExitSession, Split
+from dump_record import ExitCost, Network
+from imagenet_main import ImagenetModel
+from small_network import IMAGE_SIZE, NUM_CLASSES
+from tf_compat import tf
+from tiny_checkpoints import write_checkpoint
+from user_error import UserError
+
+SPLIT_SHARDS = {'train': [6, 5, 4, 0, 3], 'validation': [4, 6, 1]}
+NUM_IMAGES = {split: sum(sizes) for split, sizes in SPLIT_SHARDS.items()}
+BATCH_SIZE = 4  # Five batches of train, three of validation.
+CLASSIFIERS = [0, 2]
+NETWORK = Network(2, 18, IMAGE_SIZE, NUM_CLASSES, [
+    ExitCost(k, 100 * k + 100, 10, 5, 1) for k in (0, 1, 2)])
+VALUES = rule_weights.rule_variables(
+    rule_weights.cascade_variables(18, 2, NUM_CLASSES))
+RUN = {'flags': {'batch_size': BATCH_SIZE}, 'versions': {'numpy': '1'}}
+
+
+class Source(typing.NamedTuple):
+  """Stands for `resnet_checkpoint.ExitSource`."""
+  trunk_checkpoint: str
+  trunk_sha256: str
+  head_checkpoint: str
+  head_sha256: str
+
+
+class Weights(typing.NamedTuple):
+  """Stands for `resnet_checkpoint.ExitWeights`."""
+  checkpoint_of: dict
+  sources: dict
+
+
+def weights_of(checkpoint, classifier_ids=CLASSIFIERS):
+  return Weights(dict.fromkeys(VALUES, checkpoint), {
+      k: Source(checkpoint, 'trunk of ' + checkpoint, checkpoint,
+                'head of ' + checkpoint) for k in classifier_ids})
+
+
+def make_model(dtype=tf.float32):
+  return ImagenetModel(18, 'channels_last', NUM_CLASSES, 2, dtype)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A folder with records, and two checkpoints of different weights."""
+  folder = tmp_path_factory.mktemp('trained')
+  tiny_records.make_data_set(
+      str(folder / 'tf_records'), SPLIT_SHARDS, NUM_CLASSES)
+  write_checkpoint(folder / 'first', VALUES)
+  write_checkpoint(folder / 'second', {
+      name: -value if name.endswith('/bias') else value
+      for name, value in VALUES.items()})
+  return folder
+
+
+def make_job(trained, folder, shard=None, classifier_ids=CLASSIFIERS, **more):
+  data_dir = str(trained / 'tf_records')
+  info = imagenet_shards.read_dataset_info(data_dir)
+  splits = [Split(name, *imagenet_shards.count_split(data_dir, name, info))
+            for name in dump_names.SPLITS]
+  return DumpJob(**{**dict(
+      folder=str(folder), classifier_ids=classifier_ids, splits=splits,
+      network=NETWORK, shard=shard, batch_size=BATCH_SIZE,
+      image_size=IMAGE_SIZE, num_private_threads=None, num_parallel_batches=1),
+                  **more})
+
+
+def dump(trained, folder, shard=None, checkpoint='first', num_replicas=1,
+         **more):
+  job = make_job(trained, folder, shard, **more)
+  dump_pass.prepare(job)
+  return dump_pass.run(
+      job, make_model(), weights_of(str(trained / checkpoint / 'model.ckpt')),
+      [f'/cpu:{i}' for i in range(num_replicas)],
+      tf.ConfigProto(device_count={'CPU': num_replicas}), RUN)
+
+
+def contents(folder):
+  """All dumps and what else is there, by name, but for the record."""
+  return {path.name: path.read_bytes() for path in folder.iterdir()
+          if path.name != 'cascade.json'}
+
+
+def recorded(folder):
+  """Checkpoints of the record by classifier."""
+  exits = json.loads((folder / 'cascade.json').read_text())['exits']
+  return {entry['classifier_id']: entry['origin']['head_checkpoint']
+          for entry in exits}
+
+
+@pytest.fixture(scope='module')
+def whole(trained):
+  """The folder of an undisturbed pass."""
+  dump(trained, trained / 'whole')
+  return trained / 'whole'
+
+
+def stop_after(monkeypatch, num_batches, exception=KeyboardInterrupt):
+  """The batch of train behind `num_batches` ends the run."""
+  append, num_left = dump_writer.DumpWriter.append, [num_batches]
+
+  def stopped_append(self, split, *batch):
+    if split == 'train':
+      if not num_left[0]:
+        raise exception
+      num_left[0] -= 1
+    append(self, split, *batch)
+    if split == 'train' and not num_left[0]:
+      self._write_journal()
+
+  monkeypatch.setattr(dump_writer.DumpWriter, 'append', stopped_append)
+
+
+# ---- A whole pass ------------------------------------------------------------
+
+def test_a_pass_gives_what_numpy_does_in_reading_order(
+    trained, tmp_path, capsys):
+  results = dump(trained, tmp_path / 'dumps')
+  printed = capsys.readouterr().out
+  assert list(results) == list(dump_names.SPLITS)
+  for split in make_job(trained, tmp_path).splits:
+    with tf.Graph().as_default(), tf.Session() as session:
+      images, labels = session.run(imagenet_input.evaluation_dataset(
+          split.paths, 100, image_size=IMAGE_SIZE, num_classes=NUM_CLASSES)
+                                   .make_one_shot_iterator().get_next())
+
+    def load(name):
+      return np.load(str(tmp_path / 'dumps' / name))
+
+    first = {'train': 0, 'validation': NUM_IMAGES['train']}[split.name]
+    order = tiny_records.reading_order(SPLIT_SHARDS[split.name])
+    assert load(dump_names.labels_file_name(split.name)).tolist() == [
+        1 + (first + i) % (NUM_CLASSES - 1) for i in order]
+    expected = numpy_resnet.softmaxes(VALUES, images, 18, 2)
+    for k in CLASSIFIERS:
+      softmaxes = np.concatenate([load(name) for name in (
+          dump_names.probabilities_file_names(k, split.name))])
+      # Rounding; the rows themselves differ by more than 1e-3.
+      np.testing.assert_allclose(softmaxes, expected[k], atol=1e-5)
+      best = np.argsort(-softmaxes, axis=1, kind='mergesort')[:, :5]
+      assert (load(dump_names.top5_classes_file_name(
+          k, split.name)) == best).all()
+      assert (load(dump_names.top5_probabilities_file_name(
+          k, split.name)) == np.take_along_axis(softmaxes, best, 1)).all()
+      top1 = (best[:, 0] == labels).mean()
+      top5 = (best == labels[:, np.newaxis]).any(axis=1).mean()
+      assert results[split.name][f'clf{k}'] == (top1, top5)
+      assert (f'clf{k} {split.name}: top-1 {top1:.4f}, top-5 {top5:.4f} of '
+              f'{len(labels)} images\n') in printed
+  assert recorded(tmp_path / 'dumps') == dict.fromkeys(
+      CLASSIFIERS, str(trained / 'first' / 'model.ckpt'))
+  assert len(contents(tmp_path / 'dumps')) == 2 * 1 + 2 * (3 + 5)
+
+
+# ---- Interrupted -------------------------------------------------------------
+
+def run_until_killed(trained, folder):
+  """For a process of its own: ends with SIGKILL in the middle of train."""
+  dump_writer._BLOCK_SECONDS = 0
+  append = dump_writer.DumpWriter.append
+
+  def killed_append(self, split, *batch):
+    if split == 'train' and self.num_written(split) == 2 * BATCH_SIZE:
+      os.kill(os.getpid(), signal.SIGKILL)
+    append(self, split, *batch)
+
+  dump_writer.DumpWriter.append = killed_append
+  dump(trained, folder)
+
+
+def test_a_pass_that_is_killed(trained, whole, tmp_path, monkeypatch, capsys):
+  code = ('import conftest, pathlib, test_dump_pass\n'
+          'test_dump_pass.run_until_killed(pathlib.Path({!r}), {!r})'.format(
+              str(trained), str(tmp_path)))
+  finished = subprocess.run(
+      [sys.executable, '-c', code], stderr=subprocess.PIPE,
+      cwd=os.path.dirname(os.path.abspath(__file__)))
+  assert finished.returncode == -signal.SIGKILL, finished.stderr
+  assert 'clf2.lock' in contents(tmp_path)
+  appended = []
+  append = dump_writer.DumpWriter.append
+
+  def noted_append(self, split, labels, outputs):
+    appended.append((split, len(labels)))
+    append(self, split, labels, outputs)
+
+  monkeypatch.setattr(dump_writer.DumpWriter, 'append', noted_append)
+  dump(trained, tmp_path)
+  # Not validation again, which was finished.
+  assert appended == [('train', 4), ('train', 4), ('train', 2)]
+  assert contents(tmp_path) == contents(whole)
+  assert 'clf2 validation: top-1' in capsys.readouterr().out
+
+
+def test_shards_are_the_whole_pass(trained, whole, tmp_path):
+  """The same batches, and so the same bytes."""
+  shards = [DumpShard(1, 2), DumpShard(2, 2)]
+  for shard in reversed(shards):
+    dump(trained, tmp_path, shard)
+  assert len(contents(tmp_path)) == 2 * len(contents(whole))
+  for name in contents(whole):
+    joined = np.concatenate([
+        np.load(str(tmp_path / dump_names.shard_file_name(name, shard)))
+        for shard in shards])
+    assert (joined == np.load(str(whole / name))).all()
+  assert set(recorded(tmp_path)) == set(CLASSIFIERS)
+  with pytest.raises(UserError, match='a shard of other weights than --dump_s'):
+    dump(trained, tmp_path, shards[0], 'second')
+
+
+def test_a_full_disk_ends_the_run_and_the_next_one_continues(
+    trained, whole, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    stop_after(patch, 2, UserError('the disk is full'))
+    with pytest.raises(UserError, match='the disk is full'):
+      dump(trained, tmp_path)
+  dump(trained, tmp_path)
+  assert contents(tmp_path) == contents(whole)
+
+
+def test_interrupted_dumps_of_other_weights(
+    trained, tmp_path, monkeypatch, capsys):
+  """The old dumps stay whole, and on record, until the new ones are."""
+  dump(trained, tmp_path)
+  before = contents(tmp_path)
+  with monkeypatch.context() as patch:
+    stop_after(patch, 2)
+    with pytest.raises(KeyboardInterrupt):
+      dump(trained, tmp_path, checkpoint='second')
+  assert before.items() <= contents(tmp_path).items()
+  assert set(recorded(tmp_path).values()) == {
+      str(trained / 'first' / 'model.ckpt')}
+  dump(trained, tmp_path)
+  assert capsys.readouterr().err == (
+      'clf0 clf2: starting over: the interrupted dump used different weights\n')
+  assert contents(tmp_path) == before
+
+
+def test_a_mix_of_two_runs_is_not_recorded(trained, tmp_path, monkeypatch):
+  """Defect 1: without locks, files were replaced before the record."""
+  dump(trained, tmp_path)
+  complete = dump_writer.DumpWriter.complete
+  replace, replaced = os.replace, tmp_path / 'clf0_top5_classes.npy'
+
+  def replace_twice(source, target):
+    replace(source, target)
+    if target == str(replaced):
+      replaced.write_bytes(b'of another run')
+
+  def complete_and_collide(self):
+    complete(self)
+    monkeypatch.setattr(os, 'replace', replace_twice)
+
+  monkeypatch.setattr(dump_writer.DumpWriter, 'complete', complete_and_collide)
+  with pytest.raises(UserError, match=f'{replaced}: was replaced by another'):
+    dump(trained, tmp_path, checkpoint='second')
+  assert recorded(tmp_path) == {}
+
+
+# ---- Before any work ---------------------------------------------------------
+
+def test_only_local_folders(trained, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for folder in ('gs://bucket/dumps', 'file:///tmp/dumps'):
+    with pytest.raises(UserError, match=f'--softmax_dir {folder}: .*local'):
+      dump_pass.prepare(make_job(trained, folder))
+  assert os.listdir(str(tmp_path)) == []
+
+
+def test_dumps_of_another_network(trained, whole):
+  other = NETWORK._replace(resnet_size=50)
+  with pytest.raises(UserError, match='resnet_size 18, here 50'):
+    dump_pass.prepare(make_job(trained, whole, network=other))
+
+
+def test_a_dump_waits_for_another_run(trained, whole, tmp_path, capsys):
+  """It was refused, after days of training."""
+  holder = subprocess.Popen(
+      [sys.executable, '-c', """if True:
+      import sys
+      sys.path.insert(0, sys.argv[1])
+      import dump_writer
+      with dump_writer.locked_classifiers(sys.argv[2], [2]):
+        print('locked', flush=True)
+        sys.stdin.read()""", os.path.dirname(dump_pass.__file__),
+       str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+  assert holder.stdout.readline() == b'locked\n'
+  release = threading.Timer(1, holder.communicate)
+  release.start()
+  dump(trained, tmp_path)
+  release.join()
+  assert capsys.readouterr().err == (
+      f'clf2: waiting for another run to finish its dump in {tmp_path}\n')
+  assert contents(tmp_path) == contents(whole)
+
+
+# ---- The session -------------------------------------------------------------
+
+IMAGES = (rule_weights.rule_images(7, IMAGE_SIZE, IMAGE_SIZE) -
+          np.array(numpy_resnet.CHANNEL_MEANS)).astype(np.float32)
+LABELS = np.array([3, 0, 10, 7, 1, 1, 2], np.int32)
+
+
+@pytest.fixture(scope='module')
+def expected():
+  return numpy_resnet.softmaxes(VALUES, IMAGES, 18, 2)
+
+
+def open_session(trained, num_replicas=1, batch_size=4, dtype=tf.float32,
+                 checkpoint_of=None):
+  weights = weights_of(str(trained / 'first' / 'model.ckpt'))
+  weights.checkpoint_of.update(checkpoint_of or {})
+  return ExitSession(
+      make_model(dtype), [0, 1, 2], lambda: (
+          tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(
+              batch_size), {}), weights,
+      [f'/cpu:{i}' for i in range(num_replicas)],
+      tf.ConfigProto(device_count={'CPU': num_replicas}))
+
+
+def rows_of(session):
+  """Sizes of the batches, labels, and outputs by classifier of all rows."""
+  batches = list(session.run())
+  return ([len(labels) for labels, _ in batches],
+          np.concatenate([labels for labels, _ in batches]),
+          {k: [np.concatenate([outputs[k][i] for _, outputs in batches])
+               for i in range(3)] for k in batches[0][1]})
+
+
+@pytest.mark.parametrize('num_replicas, batch_size, sizes', [
+    (1, 7, [7]),
+    (2, 5, [5, 2]),   # A batch does not divide.
+    (3, 6, [6, 1])])  # The last batch has fewer images than replicas.
+def test_any_number_of_replicas_gives_the_same_rows(
+    trained, expected, num_replicas, batch_size, sizes):
+  with open_session(trained, num_replicas, batch_size) as session:
+    found_sizes, labels, outputs = rows_of(session)
+    graph = session._session.graph
+    convolutions = {(op.name.split('/')[0], op.device[-5:])
+                    for op in graph.get_operations() if op.type == 'Conv2D'}
+    shared = {op.device[-5:] for op in graph.get_operations()
+              if op.type in ('Split', 'ConcatV2') and
+              not op.name.startswith('replica_')}
+  assert found_sizes == sizes
+  assert labels.tolist() == LABELS.tolist()
+  for k, (probabilities, top5_classes, top5_probabilities) in outputs.items():
+    assert probabilities.dtype == top5_probabilities.dtype == np.float32
+    assert top5_classes.dtype == np.int32
+    np.testing.assert_allclose(probabilities, expected[k], atol=1e-5)
+    best = np.argsort(-probabilities, axis=1, kind='mergesort')[:, :5]
+    assert (top5_classes == best).all()
+    assert (top5_probabilities == np.take_along_axis(
+        probabilities, best, 1)).all()
+  # Rows worth comparing: any two are unlike.
+  distances = np.abs(expected[2][:, None] - expected[2]).max(axis=2)
+  assert (distances + np.eye(len(LABELS))).min() > 1e-3
+  assert convolutions == {
+      (f'replica_{i}', f'CPU:{i}') for i in range(num_replicas)}
+  assert shared <= {'CPU:0'}
+
+
+def test_weights_of_several_checkpoints(trained, expected, tmp_path):
+  """One head from elsewhere: that one changes, and nothing else does."""
+  head = {name: value for name, value in VALUES.items()
+          if name.startswith('resnet_model/cascaded0_')}
+  head['resnet_model/cascaded0_fc00/bias'] = np.arange(
+      NUM_CLASSES, dtype=np.float32)
+  own = write_checkpoint(tmp_path, head)
+  with open_session(
+      trained, checkpoint_of=dict.fromkeys(head, own)) as session:
+    _, _, outputs = rows_of(session)
+  changed = numpy_resnet.softmaxes(dict(VALUES, **head), IMAGES, 18, 2)[0]
+  assert np.abs(changed - expected[0]).max() > 0.01
+  np.testing.assert_allclose(outputs[0][0], changed, atol=1e-5)
+  np.testing.assert_allclose(outputs[1][0], expected[1], atol=1e-5)
+
+
+def test_half_precision(trained, expected):
+  with open_session(trained, dtype=tf.float16) as session:
+    _, _, outputs = rows_of(session)
+  for k, (probabilities, top5_classes, top5_probabilities) in outputs.items():
+    assert probabilities.dtype == top5_probabilities.dtype == np.float32
+    assert top5_classes.dtype == np.int32
+    np.testing.assert_allclose(probabilities, expected[k], atol=0.05)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
