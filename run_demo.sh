@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The steps of the README on a small data set drawn here: data, records, a
-# small pretrained network, then steps 3 to 7 as on ImageNet but for sizes,
-# paths and --num_gpus. Minutes on two cores, no GPU. Everything goes into
-# demo/ (or $DEMO_DIR); run again, it goes on from what is there.
+# The README's steps on a small data set drawn here, with a small network that
+# is trained first, in place of ImageNet and the official checkpoint. Every
+# command is shown before it runs. It takes minutes on two cores and needs no
+# GPU. Everything goes into demo/ (or $DEMO_DIR). Run it again to go on from
+# what is there.
 #
 #   ./run_demo.sh [tf1|tf2]
 set -euo pipefail
@@ -12,44 +13,48 @@ if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
   exit
 fi
 
-cd "$(dirname "${BASH_SOURCE[0]}")"
-root=$PWD
-venv=$(./setup_env.sh "$@")
-# shellcheck disable=SC1091
-source "$venv/bin/activate"
-
-train_images=${TRAIN_IMAGES:-2200}
-validation_images=${VALIDATION_IMAGES:-800}
-image_size=${IMAGE_SIZE:-64}
-
 run() {  # Shows a command, as one would type it, and runs it.
-  printf '\n$ %s\n' "$*"
+  printf '\n$'
+  printf ' %q' "$@"
+  printf '\n'
   "$@"
 }
 
+copy() {  # Does the same for cp, with the names as one would type them.
+  printf '\n$ cp %s %q\n' "$1" "$2"
+  # shellcheck disable=SC2086
+  cp $1 "$2"
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+venv=$(./setup_env.sh "$@")
 mkdir -p "${DEMO_DIR:-demo}"
 demo=$(cd "${DEMO_DIR:-demo}" && pwd)
+root=$PWD
 
-# Step 1: the sources, copied flat, where the official network used to be.
-mkdir -p "$demo/resnet" "$demo/imagenet"
-cp Imagenet/*.py "$demo/resnet"
+# shellcheck disable=SC1091
+run source "$venv/bin/activate"
+
+# Step 1: the sources, copied flat, as the published instructions do.
+run mkdir -p "$demo/resnet" "$demo/imagenet"
+copy 'Imagenet/*.py' "$demo/resnet"
 
 # Step 2: archives like ImageNet's, then TFRecords.
-export IMAGENET_HOME=$demo/imagenet TRAIN_SHARDS=16 VALIDATION_SHARDS=4
-cp Imagenet_tools/*.* "$IMAGENET_HOME"
-cd "$IMAGENET_HOME"
+run export IMAGENET_HOME="$demo/imagenet"
+copy 'Imagenet_tools/*.*' "$IMAGENET_HOME"
+run cd "$IMAGENET_HOME"
 if [[ ! -e synset_labels.txt ]]; then
   run python3 make_demo_dataset.py --output_dir . \
-    --train_images "$train_images" --validation_images "$validation_images"
+    --train_images "${TRAIN_IMAGES:-2200}" \
+    --validation_images "${VALIDATION_IMAGES:-800}"
 fi
-if [[ ! -e tf_records/dataset.json ]]; then
-  run ./preprocess_imagenet.sh
-fi
+run export TRAIN_SHARDS=16 VALIDATION_SHARDS=4
+run ./preprocess_imagenet.sh
 
 # In place of the official checkpoint: two epochs at a high rate, one at a low.
-cd "$demo/resnet"
+run cd "$demo/resnet"
 trunk=checkpoints/resnet18_demo
-network=(-rv 2 -rs 18 --image_size "$image_size"
+network=(-rv 2 -rs 18 --image_size "${IMAGE_SIZE:-64}"
   --data_dir "$IMAGENET_HOME/tf_records")
 run python3 imagenet_main.py --nois_cascaded --te 2 --base_lr 0.5 \
   -ebe 2 --batch_norm_decay 0.9 --random_seed 1 -md "$trunk" "${network[@]}"
@@ -68,7 +73,7 @@ for classifier in 0 1; do
 done
 
 # Step 4: accuracies. Steps 5 to 7: thresholds, cascades and figures.
-cd "$root"
+run cd "$root"
 analysis=(python3 analyze_imagenet_labels.py -dataset_path "$IMAGENET_HOME"
   -softmax_dir_to_validate_against "$demo/resnet/output_softmax")
 run "${analysis[@]}"

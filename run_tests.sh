@@ -11,37 +11,44 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'END'
-usage: ./run_tests.sh [tf1|tf2|analysis] [pytest arguments]
+usage: ./run_tests.sh [tf1|tf2|analysis] [--campaign] [pytest arguments]
 
-Sets up the environment and runs pytest in it, from the project's folder.
-Without a name: the environment that ./setup_env.sh chooses. `analysis` runs
-the tests that need no TensorFlow.
+Sets up the environment and runs pytest in it, from the project's folder: all
+tests, or the files that you name. Without a stack it takes the one that
+./setup_env.sh chooses. `analysis` runs the tests that need no TensorFlow.
 
+  ./run_tests.sh                     minutes
+  ./run_tests.sh tf2 --campaign      the long tests instead: kills and fuzz
   ./run_tests.sh tf2 tests/test_cascade_macs.py -k published
+  ./run_tests.sh tf2 -n 0 --pdb      in one process, to look into a failure
 END
 }
 
 stack=''
 case ${1:-} in
-  -h | --help) usage; exit ;;
   tf1 | tf2 | analysis) stack=$1; shift ;;
 esac
 
-# Files named by the user take the place of the default ones.
-tests=(tests)
-if [[ $stack == analysis ]]; then
-  tests=(tests/test_analyze_imagenet_labels.py tests/test_cascade_*.py
-         tests/test_softmax_dump.py tests/test_dump_*.py
-         tests/test_resumed_dumps.py tests/test_reading_order.py
-         tests/test_background_writer.py)
-fi
+arguments=()
+named_files=''
 for argument in "$@"; do
   case $argument in
-    tests | tests/* | *.py | *.py::*) tests=() ;;
+    -h | --help) usage; exit ;;
+    --campaign) argument=-mcampaign ;;
+    tests | tests/* | *.py | *.py::*) named_files=1 ;;
   esac
+  arguments+=("$argument")
 done
 
+if [[ $stack == analysis && -z $named_files ]]; then
+  arguments+=(tests/test_{analyze,cascade,slow}_*.py
+              tests/test_dump_{names,record,writer}.py tests/test_files.py)
+fi
+
 venv=$(./setup_env.sh ${stack:+"$stack"})
-# ${tests[@]+...}: to bash before 4.4 an empty array is an unset variable.
-exec "$venv/bin/python" -m pytest --durations=10 \
-  ${tests[@]+"${tests[@]}"} "$@"
+# A file's tests stay in one process: they share what is costly to make. More
+# than four processes of TensorFlow may be too much for the memory.
+cores=$(getconf _NPROCESSORS_ONLN)
+# ${arguments[@]+...}: to bash before 4.4 an empty array is an unset variable.
+exec "$venv/bin/python" -m pytest --durations=10 --dist loadfile \
+  --numprocesses $((cores < 4 ? cores : 4)) ${arguments[@]+"${arguments[@]}"}

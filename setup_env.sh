@@ -11,7 +11,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
   cat <<'END'
-usage: ./setup_env.sh [--which] [tf1|tf2|analysis]
+usage: ./setup_env.sh [tf1|tf2|analysis]
 
 Makes a virtual environment beside this script, or finds it ready:
 
@@ -19,13 +19,12 @@ Makes a virtual environment beside this script, or finds it ready:
   tf2       .venv-tf2, Python 3.9 to 3.11, TensorFlow 2.15
   analysis  .venv-analysis, newest of Python 3.6 to 3.13, no TensorFlow
 
-Without a name: tf1 where there is a Python 3.6, else tf2; also tf2 where an
-NVIDIA driver is there without the CUDA 9.0 that TensorFlow 1.12 needs.
-Pythons are looked for on PATH, in pyenv and in conda environments; for tf2
-and analysis, uv (if installed) brings a Python 3.11 where none is found.
-Without an NVIDIA driver, TensorFlow's CPU wheel of the same version is used.
-
-  --which   print the choice and stop; nothing is installed
+Without a name it chooses tf1 where there is a Python 3.6, else tf2. It also
+chooses tf2 where an NVIDIA driver is there without the CUDA 9.0 that
+TensorFlow 1.12 needs. Pythons are looked for on PATH, in pyenv and in conda
+environments. For tf2 and analysis, uv (if installed) brings a Python 3.11 where
+none is found. Without an NVIDIA driver, TensorFlow's CPU wheel of the same
+version is used.
 
 The one line on stdout is the environment's folder, so that a script can say
   venv=$(./setup_env.sh tf2)
@@ -37,8 +36,8 @@ die() { say "setup_env.sh: $*"; exit 1; }
 
 # ---- Which Python ----------------------------------------------------------
 
-# Prints the version and the interpreter to build on. That is the base of a
-# virtual environment, not the environment, which may be deleted one day.
+# Prints a Python's version and the interpreter to build on. In a virtual
+# environment that is its base, as the environment may be deleted one day.
 # Debian's Python lacks ensurepip until python3-venv is installed.
 readonly probe='
 import os, sys
@@ -54,21 +53,14 @@ print("%d.%d.%d" % sys.version_info[:3], path)
 
 # Every path where a Python of version $1 may be, one per line.
 candidates() {
-  local conda folder home=${HOME:-}
+  local folder
   type -aP "python$1" python3 python || true
-  for folder in "${PYENV_ROOT:-$home/.pyenv}"/versions/*; do
+  for folder in "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*; do
     echo "$folder/bin/python$1"
   done
-  conda=${CONDA_EXE:-$(type -P conda || true)}
-  if [[ -n $conda ]]; then
-    for folder in "${conda%/*/*}"{,/envs/*}; do
-      echo "$folder/bin/python$1"
-    done
-  fi
-  # conda's own list of all its environments, wherever they are.
-  if [[ -r $home/.conda/environments.txt ]]; then
-    sed "s|\$|/bin/python$1|" "$home/.conda/environments.txt"
-  fi
+  # conda's own list of its environments.
+  sed "s|\$|/bin/python$1|" "${HOME:-}/.conda/environments.txt" 2>/dev/null ||
+    true
 }
 
 # Sets python and python_version to the first Python of the versions given.
@@ -78,69 +70,50 @@ find_python() {
   local version candidate answer
   for version in "$@"; do
     while read -r candidate; do
-      [[ -x $candidate ]] || continue
       answer=$("$candidate" -c "$probe" 2>/dev/null </dev/null) || continue
       [[ $answer == "$version".* ]] || continue
       python_version=${answer%% *}
       python=${answer#* }
       [[ -z $python ]] || return 0
-      without_venv=$candidate
+      without_venv=" ($candidate lacks venv: on Debian, apt install"
+      without_venv+=' python3-venv)'
     done < <(candidates "$version")
   done
-  return 1
-}
-
-find_python_or_uv() {
-  find_python "$@" && return
-  type -P uv >/dev/null || return 1
+  [[ $1 != 3.6 ]] && type -P uv >/dev/null || return 1
   python=uv
   python_version=3.11
 }
 
-no_python() {
-  local also=''
-  if [[ -n ${without_venv:-} ]]; then
-    also=" ($without_venv lacks venv: on Debian, apt install python3-venv)"
-  fi
-  die "$1, and none was found on PATH, in pyenv or in conda$also: $2"
-}
-
 find_python_for() {
+  local versions remedy="'pyenv install 3.11', or 'pip install uv' and this \
+script again"
   case $1 in
     tf1)
-      find_python 3.6 || no_python 'tf1 needs Python 3.6' \
-        "'pyenv install 3.6.15' or 'conda create -n py36 python=3.6' gives one"
+      versions=3.6
+      remedy="'pyenv install 3.6.15' or 'conda create -n py36 python=3.6'"
       ;;
-    tf2)
-      find_python_or_uv 3.11 3.10 3.9 || no_python \
-        'tf2 needs Python 3.9, 3.10 or 3.11' \
-        "'pyenv install 3.11', or 'pip install uv' and this script again"
-      ;;
-    analysis)
-      find_python_or_uv 3.13 3.12 3.11 3.10 3.9 3.8 3.7 3.6 || no_python \
-        'analysis needs one of Python 3.6 to 3.13' \
-        "'pyenv install 3.11', or 'pip install uv' and this script again"
-      ;;
+    tf2) versions='3.11 3.10 3.9' ;;
+    analysis) versions='3.13 3.12 3.11 3.10 3.9 3.8 3.7 3.6' ;;
   esac
+  # shellcheck disable=SC2086
+  find_python $versions || die "$1 needs Python ${versions// / or }, and none" \
+    "was found on PATH, in pyenv or in conda$without_venv: $remedy"
 }
 
-# Sets stack, python and python_version.
-choose_default() {
+choose_stack() {
   local why='no Python 3.6 was found'
+  stack=tf1
   if find_python 3.6; then
-    if ! has_nvidia_driver || has_cuda_9; then
-      stack=tf1
-      say "Choosing tf1: Python $python_version is here."
-      return
+    why="Python $python_version is here"
+    if has_nvidia_driver && ! "$python" -c \
+        'import ctypes; ctypes.CDLL("libcublas.so.9.0")' 2>/dev/null; then
+      stack=tf2
+      why='TensorFlow 1.12 needs CUDA 9.0, which this NVIDIA machine lacks'
     fi
-    why='TensorFlow 1.12 needs CUDA 9.0, which this NVIDIA machine lacks'
+  else
+    stack=tf2
   fi
-  stack=tf2
-  if ! find_python_or_uv 3.11 3.10 3.9; then
-    no_python 'Python 3.6 (for tf1) or 3.9 to 3.11 (for tf2) is needed' \
-      "'pyenv install 3.11', or 'pip install uv' and this script again"
-  fi
-  say "Choosing tf2: $why; Python $python_version ($python) will do."
+  say "Choosing $stack: $why."
 }
 
 # ---- Which packages --------------------------------------------------------
@@ -151,55 +124,33 @@ has_nvidia_driver() {
   [[ -e /proc/driver/nvidia/version ]] || nvidia-smi -L >/dev/null 2>&1
 }
 
-has_cuda_9() {
-  "$python" -c 'import ctypes; ctypes.CDLL("libcublas.so.9.0")' 2>/dev/null
-}
-
-# The requirements of stack $1 on this machine, without comments. The first
-# line makes an environment that was copied elsewhere count as another one:
-# its scripts still point to where it came from.
+# The requirements of $stack on this machine, without comments. The first line
+# makes an environment that was copied elsewhere count as another one: its
+# scripts still point to where it came from.
 requirements() {
-  local to_cpu='' file=requirements-$1.txt
-  [[ $1 != tf1 ]] || file=requirements.txt
-  if [[ $1 != analysis ]] && ! has_nvidia_driver; then
+  local to_cpu='' file=requirements-$stack.txt
+  [[ $stack != tf1 ]] || file=requirements.txt
+  if [[ $stack != analysis ]] && ! has_nvidia_driver; then
     to_cpu='s/^tensorflow-gpu==/tensorflow==/
             s/^tensorflow\[and-cuda\]==/tensorflow-cpu==/'
   fi
-  echo "# $root/.venv-$1"
+  echo "# $venv"
   sed -e 's/ *#.*//' -e '/^$/d' -e "$to_cpu" \
     "$root/$file" "$root/requirements-test.txt"
 }
 
-# The TensorFlow among the requirements on stdin; it is named first there.
-tensorflow_package() {
-  local found
-  found=$(sed -n '/^tensorflow/{p;q;}')
-  echo "${found:-no TensorFlow}"
-}
-
 # ---- The environment -------------------------------------------------------
 
-# Whether stack $1 is there, whole and up to date; sets wanted and
-# ready_version. installed.txt is written last, so an interrupted install is
-# not taken for a whole one. Modules are looked up but not imported, which
-# would take seconds.
+# installed.txt is written last, so an interrupted install is not taken for a
+# whole one.
 is_ready() {
-  local venv=$root/.venv-$1 modules='matplotlib numpy pytest'
-  [[ $1 == analysis ]] || modules+=' tensorflow'
-  wanted=$(requirements "$1")
   [[ -f $venv/installed.txt && $(<"$venv/installed.txt") == "$wanted" ]] &&
-    ready_version=$("$venv/bin/python" -c '
-import sys
-from importlib.util import find_spec
-for module in sys.argv[1].split():
-  assert find_spec(module).origin
-print("%d.%d.%d" % sys.version_info[:3])' "$modules" 2>/dev/null)
+    "$venv/bin/python" -V >/dev/null 2>&1
 }
 
 # Two installs into one folder would spoil each other. The lock is on a file
 # that is there anyway; not this script, which cannot be started while it is
-# open for writing, as NFS wants it to be. A pip that outlives this script
-# keeps the lock.
+# open for writing, as NFS wants it to be.
 wait_for_turn() {
   type -P flock >/dev/null || return 0
   exec 9<>"$root/requirements-test.txt"
@@ -219,6 +170,7 @@ step() {
 
 install() {
   local imports='import matplotlib, numpy, pytest' hint=''
+  find_python_for "$stack"
   if [[ $python == uv ]]; then
     say 'Getting a Python 3.11 through uv.'
     uv python install 3.11 >&2 || die 'uv could not install a Python 3.11'
@@ -246,48 +198,25 @@ install() {
   mv "$venv/requirements.txt" "$venv/installed.txt"
 }
 
-main() {
-  local which='' stack='' venv wanted python python_version without_venv=''
-  local ready_version package
-  while (($#)); do
-    case $1 in
-      -h | --help) usage; exit ;;
-      --which) which=1 ;;
-      tf1 | tf2 | analysis)
-        [[ -z $stack ]] || die "one environment at a time, not $stack and $1"
-        stack=$1
-        ;;
-      *) die "unknown argument '$1': expected tf1, tf2, analysis or --help" ;;
-    esac
-    shift
-  done
+# ---- The command -----------------------------------------------------------
 
-  # A ready environment is found without looking for any Python.
-  if [[ -z $which && -z $stack ]] && is_ready tf1; then
-    stack=tf1
-  elif [[ -z $stack ]]; then
-    choose_default
-  elif [[ -n $which ]]; then
-    find_python_for "$stack"
-  fi
-
-  if [[ -n $which ]]; then
-    package=$(tensorflow_package <<<"$(requirements "$stack")")
-    echo "$stack: Python $python_version ($python), $package"
-    exit
-  fi
-
-  venv=$root/.venv-$stack
-  if ! is_ready "$stack"; then
-    [[ -n ${python:-} ]] || find_python_for "$stack"
-    wait_for_turn
-    is_ready "$stack" || install
-    is_ready "$stack" || die ".venv-$stack does not run after its install"
-  fi
-  package=$(tensorflow_package <<<"$wanted")
-  say ".venv-$stack is ready: Python $ready_version," \
-    "${package/#*==/TensorFlow }"
-  echo "$venv"
-}
-
-main "$@"
+python=''
+python_version=''
+without_venv=''
+(($# < 2)) || die "one environment at a time, not $*"
+case ${1:-} in
+  -h | --help) usage; exit ;;
+  '') choose_stack ;;
+  tf1 | tf2 | analysis) stack=$1 ;;
+  *) die "unknown argument '$1': expected tf1, tf2, analysis or --help" ;;
+esac
+venv=$root/.venv-$stack
+wanted=$(requirements)
+if ! is_ready; then
+  wait_for_turn
+  is_ready || install
+fi
+tensorflow=$(sed -n '/^tensorflow/{s/.*==/TensorFlow /p;q;}' <<<"$wanted")
+say ".venv-$stack is ready: $("$venv/bin/python" -V)," \
+  "${tensorflow:-no TensorFlow}"
+echo "$venv"
