@@ -112,12 +112,12 @@ def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
       # The Estimator goes by the `checkpoint` file. It may be missing, or name
       # the folder that this one was copied from.
       tf.train.update_checkpoint_state(paths.model_dir, resumed)
-    _log_group('resuming from {}'.format(resumed), list(shapes))
+    _log_group(f'resuming from {resumed}', list(shapes))
     return None
   if pretrained:
     check_variables(pretrained, {name: shapes[name] for name in trunk},
                     '-pmcp must be of this network')
-    _log_group('trunk from {}'.format(pretrained), trunk)
+    _log_group(f'trunk from {pretrained}', trunk)
     _log_group('new', [name for name in shapes if name not in trunk])
     return pretrained
   if not may_start_anew:

@@ -33,6 +33,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import typing
 
 import numpy as np
 import PIL
@@ -69,9 +70,13 @@ _SPARE_BYTES = 10**9
 # The loop takes so long that a part of the images must do.
 _NUM_DECODED = 2000
 
-Measured = collections.namedtuple(
-    'Measured',
-    'seconds images_per_second megabytes_per_second peak_megabytes')
+
+class Measured(typing.NamedTuple):
+  """What one run of a case took."""
+  seconds: float
+  images_per_second: float
+  megabytes_per_second: float
+  peak_megabytes: float
 
 
 def draw_jpeg(rng, width, height):
@@ -266,9 +271,14 @@ def loop_command(archives, output, num_images):
           archives, os.path.join(output, 'records'), str(num_images['train'])]
 
 
-# What is measured. `command` is a function of the folder of the archives, an
-# empty folder for the output, and the dict from split to number of images.
-Case = collections.namedtuple('Case', 'title cache command')
+class Case(typing.NamedTuple):
+  """What is measured."""
+  title: str
+  cache: str
+  # From the folder of the archives, an empty folder for the output, and the
+  # dict from split to number of images, to the command's arguments.
+  command: typing.Callable
+
 
 _BUILDER_2 = functools.partial(builder_command, num_workers=2)
 _BUILDER_1 = functools.partial(builder_command, num_workers=1)

@@ -1,5 +1,4 @@
-"""Runs `Imagenet/imagenet_main.py` from tests: in this process, or as a command.
-"""
+"""Runs `Imagenet/imagenet_main.py` from tests: in process, or as a command."""
 
 import os
 import subprocess

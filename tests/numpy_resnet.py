@@ -294,7 +294,7 @@ def _dense_of(variables, layer, inputs):
           variables[layer + '/bias'].astype(np.float64))
 
 
-class _Layers(object):
+class _Layers:
   """The trunk's layers under their automatic names, in order of creation.
 
   Each call makes the next layer of its kind: conv2d, conv2d_1, conv2d_2, ...

@@ -1,4 +1,4 @@
-"""What each classifier costs, counted in the graph, against two other counts."""
+"""What each classifier costs: the count in the graph against two others."""
 
 import collections
 

@@ -410,7 +410,8 @@ def test_gradients_of_a_head_on_a_fixed_map(classifier_id, batch):
 # ---- The official functions -------------------------------------------------
 
 @pytest.mark.parametrize('block_fn, filters', [
-    (resnet_model._building_block_v1, 32), (resnet_model._building_block_v2, 32),
+    (resnet_model._building_block_v1, 32),
+    (resnet_model._building_block_v2, 32),
     (resnet_model._bottleneck_block_v1, 8),
     (resnet_model._bottleneck_block_v2, 8)])
 def test_blocks_take_the_official_arguments(block_fn, filters):
