@@ -181,6 +181,7 @@ def run_killed(folder, num_lines):
   if child:
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status)
+  signal.alarm(60)  # A fork of a process with threads might wait for ever.
   num_left = [num_lines]
 
   def trace(frame, event, _):
@@ -450,6 +451,7 @@ def run_locked(folder, classifier_ids, shard=None):
   read_end, write_end = os.pipe()
   pid = os.fork()
   if not pid:
+    signal.alarm(60)  # As above.
     os.dup2(write_end, 2)
     sys.stderr = os.fdopen(write_end, 'w', 1)
     try:
