@@ -11,7 +11,6 @@ import os
 import re
 import typing
 
-from files import UNFINISHED_SUFFIX  # pylint: disable=unused-import
 from user_error import UserError
 
 SPLITS = ('validation', 'train')
