@@ -18,6 +18,7 @@ import numpy as np
 from cascade import (
     UserError, analysis, dumps, figures, macs, predictions, report, thresholds,
     top5)
+import dump_record
 
 # More would take minutes and gigabytes: all of them go into pareto's search.
 MOST_EPSILONS = 1000
@@ -98,6 +99,10 @@ def parse_arguments(argv):
       help='cost of each exit: exact (default), from cascade.json beside the '
       'dumps or else ResNet-v2-50\'s; published, the spreadsheet of the paper; '
       'or a file like cascade.json')
+  add('cost', metavar='FILE',
+      help='a stage_seconds.json of run_cascade.py --profile_stages: adds '
+      'milliseconds per image and speedup by time, for its largest batch, and '
+      'fits pareto to them')
   add('count_unfilled_rows', action='store_true',
       help='count rows that were never filled as answers of class 0; this '
       'gives the published figures from the published files, where the last '
@@ -233,7 +238,7 @@ def run(arguments):
   cost = None
   if arguments.output_dir:
     classifier_ids = [dump.classifier_id for dump, _ in opened['validation']]
-    cost = check_output(arguments, classifier_ids, num_classes)
+    cost, recorded = check_output(arguments, classifier_ids, num_classes)
     figures.load_in_background()
   read, measured = read_predictions(
       opened, bool(cost), arguments.cache, arguments.check_all_rows)
@@ -244,12 +249,16 @@ def run(arguments):
       print(note, file=sys.stderr)
   lines = result_lines(measured, arguments.count_unfilled_rows)
   if cost:
-    lines += write_cascade(arguments, read, measured, cost, num_classes)
+    lines += write_cascade(
+        arguments, read, measured, cost, recorded, num_classes)
   return lines
 
 
 def check_output(arguments, classifier_ids, num_classes):
-  """Checks what steps 5 to 7 need, before the work; `macs.NetworkCost`."""
+  """Checks what steps 5 to 7 need, before the work.
+
+  Returns `macs.NetworkCost`, and `dump_record.network_and_weights`.
+  """
   report.check_output_dir(arguments.output_dir)
   figures.check_is_there()
   if len(classifier_ids) < 2:
@@ -258,11 +267,17 @@ def check_output(arguments, classifier_ids, num_classes):
         f'classifier {classifier_ids[0]} alone; a cascade takes two or more: '
         'dump the others (step 3)')
   thresholds.check_methods(arguments.method, len(classifier_ids))
-  return macs.network_cost(
+  cost = macs.network_cost(
       arguments.macs, arguments.softmax_dir, classifier_ids, num_classes)
+  recorded = dump_record.network_and_weights(
+      arguments.softmax_dir, classifier_ids)
+  if arguments.cost:
+    cost = cost._replace(
+        time=macs.time_cost(arguments.cost, recorded, classifier_ids))
+  return cost, recorded
 
 
-def write_cascade(arguments, read, measured, cost, num_classes):
+def write_cascade(arguments, read, measured, cost, recorded, num_classes):
   """Fits, judges and writes (steps 5 to 7); returns the lines for stdout."""
   of_split = {split: list(classifiers.values())
               for split, classifiers in read.items()}
@@ -285,11 +300,11 @@ def write_cascade(arguments, read, measured, cost, num_classes):
   options = {name: value for name, value in vars(arguments).items()
              if name not in ('output_dir', 'epsilon_low', 'epsilon_high',
                              'num_epsilons')}
-  for name in ('softmax_dir', 'dataset_path'):
+  for name in ('softmax_dir', 'dataset_path', 'cost'):
     options[name] = options[name] and os.path.abspath(options[name])
   return report.write_results(
       arguments.output_dir, options, of_split, measured, division, results,
-      other_results, cost)
+      other_results, cost, recorded)
 
 
 def _print(lines):

@@ -1,10 +1,11 @@
 """Which devices a run uses, and how TensorFlow is told of them."""
 
+import contextlib
 import math
 import multiprocessing
 import typing
 
-from tf_compat import mirrored_strategy, tf
+from tf_compat import gpu_name, mirrored_strategy, tf
 
 from user_error import UserError
 
@@ -104,6 +105,19 @@ def gpu_environment(gpu_thread_mode, num_gpus):
   if gpu_thread_mode == 'gpu_private' and num_gpus:
     environment['TF_GPU_THREAD_COUNT'] = '1'
   return environment
+
+
+def describe(devices):
+  """What the computation runs on, for people: 'CPU, 2 cores, AMD EPYC ...'."""
+  if devices.num_gpus:
+    return f'{devices.num_gpus} GPU: {gpu_name()}'
+  model = ''
+  with contextlib.suppress(OSError), open('/proc/cpuinfo') as stream:
+    for line in stream:
+      if line.startswith('model name'):
+        model = ', ' + line.split(':', 1)[1].strip()
+        break
+  return f'CPU, {multiprocessing.cpu_count()} cores{model}'
 
 
 def session_config(devices):

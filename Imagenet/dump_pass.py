@@ -14,6 +14,7 @@ from tf_compat import tf
 import dump_record
 import dump_writer
 import imagenet_input
+import resnet_checkpoint
 import resnet_model
 from dump_names import DumpShard
 from imagenet_shards import shards_from_row
@@ -211,7 +212,7 @@ class ExitSession:
               head_training=False)
           outputs.append({
               k: resnet_model.exit_output(logits[k]) for k in classifier_ids})
-        savers += _savers(scope, weights.checkpoint_of)
+        savers += resnet_checkpoint.savers(weights.checkpoint_of, scope + '/')
       with tf.device('/cpu:0'):
         self._outputs = {
             k: tuple(
@@ -262,13 +263,3 @@ def _split_batch(images, num_parts):
   for part in parts:
     part.set_shape([None] + images.shape.as_list()[1:])
   return parts
-
-
-def _savers(scope, checkpoint_of):
-  """(saver, checkpoint) pairs that restore all variables of a replica."""
-  by_checkpoint = {}
-  for variable in tf.global_variables(scope + '/'):
-    name = variable.op.name[len(scope) + 1:]
-    by_checkpoint.setdefault(checkpoint_of[name], {})[name] = variable
-  return [(tf.train.Saver(variables), checkpoint)
-          for checkpoint, variables in by_checkpoint.items()]

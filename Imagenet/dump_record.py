@@ -1,8 +1,9 @@
 """`cascade.json`: which network the dumps of a folder are of, and its cost.
 
-It lies beside the dumps and tells the analysis the cost of each exit. A run may
-dump only some of the classifiers, so runs share the file: each writes its own
-entries and keeps the others'. No TensorFlow.
+It lies beside the dumps and tells the analysis the cost and the weights of each
+exit, and what the classes are called. A run may dump only some of the
+classifiers, so runs share the file: each writes its own entries and keeps the
+others'. No TensorFlow.
 """
 
 import contextlib
@@ -34,13 +35,16 @@ class Network(typing.NamedTuple):
   image_size: int         # Height and width in pixels.
   num_classes: int        # Background class included.
   exits: list             # An `ExitCost` for each classifier; its own is last.
+  # Entry i is class i + 1; None if they are not known.
+  class_names: typing.Optional[typing.List[str]] = None
 
 
 # What the classifiers of one cascade have in common.
-_SHARED_FIELDS = ('resnet_version', 'resnet_size', 'image_size', 'num_classes')
+SHARED_FIELDS = ('resnet_version', 'resnet_size', 'image_size', 'num_classes')
 
 # Dumps whose origins agree in these have the same weights.
-_WEIGHT_FIELDS = ('trunk_sha256', 'head_sha256')
+WEIGHT_FIELDS = ('trunk_sha256', 'head_sha256')
+_CHECKPOINT_FIELDS = ('trunk_checkpoint', 'head_checkpoint')
 
 
 def network_name(resnet_version, resnet_size):
@@ -50,7 +54,7 @@ def network_name(resnet_version, resnet_size):
 
 def shared_fields(network):
   """A dict of what all classifiers of one cascade have in common."""
-  return {field: getattr(network, field) for field in _SHARED_FIELDS}
+  return {field: getattr(network, field) for field in SHARED_FIELDS}
 
 
 def cumulative_costs(trunk_costs, head_costs):
@@ -95,6 +99,57 @@ def load(path, remedy):
   return record
 
 
+def check_class_names(class_names, num_classes):
+  """Checks the names of all classes but the background class, 0.
+
+  Raises:
+    ValueError: they are not a list of so many strings.
+  """
+  if not (isinstance(class_names, list) and
+          all(isinstance(name, str) for name in class_names) and
+          len(class_names) == num_classes - 1):
+    raise ValueError(f'class_names is not a list of {num_classes - 1:,} names')
+
+
+def network_and_weights(folder, classifier_ids):
+  """What the record says of these dumps, as far as it is known.
+
+  Args:
+    folder: of the dumps.
+    classifier_ids: of the cascade.
+
+  Returns:
+    A dict for JSON: `SHARED_FIELDS`; 'exits', a dict from str(classifier) to
+    its checkpoints and digests; and 'class_names'. Dumps without a record,
+    such as the published ones, give none of them.
+
+  Raises:
+    UserError: the file is not a record, or its names do not fit.
+  """
+  path = os.path.join(folder, CASCADE_FILE_NAME)
+  if not os.path.exists(path):
+    return {}
+  remedy = 'correct it, or dump the classifiers again (step 3)'
+  record = load(path, remedy)
+  known = {field: record[field] for field in SHARED_FIELDS if field in record}
+  try:
+    origins = {entry['classifier_id']: entry.get('origin', {})
+               for entry in record['exits']}
+    known['exits'] = {
+        str(k): {field: origins[k][field]
+                 for field in _CHECKPOINT_FIELDS + WEIGHT_FIELDS
+                 if field in origins[k]}
+        for k in classifier_ids if k in origins}
+    if 'class_names' in record:
+      check_class_names(record['class_names'], record['num_classes'])
+      known['class_names'] = record['class_names']
+  except KeyError as error:
+    raise UserError(f'{path}: {error.args[0]} is missing; {remedy}')
+  except (TypeError, AttributeError, ValueError) as error:
+    raise UserError(f'{path}: {error}; {remedy}')
+  return known
+
+
 def recorded_origins(folder, network):
   """Where the dumps in a folder come from, as its record says.
 
@@ -121,7 +176,7 @@ def recorded_origins(folder, network):
         entry['classifier_id']: dict(entry['origin']) if 'origin' in entry else
                                 {'head_checkpoint': entry['checkpoint']}
         for entry in record['exits']}
-    shared = {field: record[field] for field in _SHARED_FIELDS}
+    shared = {field: record[field] for field in SHARED_FIELDS}
   except (KeyError, TypeError, ValueError):
     raise UserError(f'{path}: not written by this program; {remedy}')
   origins = {k: origins[k] for k in dump_names.dumped_classifiers(folder)
@@ -195,14 +250,23 @@ def write(folder, network, origins):
 def _of_other_weights(recorded, origins):
   """Classifiers in both whose weights are not known to be the same."""
   return [k for k in sorted(origins) if k in recorded and any(
-      recorded[k].get(field) != origins[k][field] for field in _WEIGHT_FIELDS)]
+      recorded[k].get(field) != origins[k][field] for field in WEIGHT_FIELDS)]
 
 
 def _write(folder, network, origins):
   path = os.path.join(folder, CASCADE_FILE_NAME)
+  if network.class_names is None:
+    network = network._replace(class_names=_recorded_names(folder, network))
   content = json.dumps(_record(network, origins), indent=2) + '\n'
   with explain_error(path, 'free some space and run the same command again'):
     write_atomically(path, content.encode())
+
+
+def _recorded_names(folder, network):
+  """The names of the classes of earlier dumps that are kept; or None."""
+  if not recorded_origins(folder, network):
+    return None
+  return load(os.path.join(folder, CASCADE_FILE_NAME), '').get('class_names')
 
 
 def _record(network, origins):
@@ -232,4 +296,5 @@ def _record(network, origins):
       'plain_network_macs': final.trunk_macs + final.head_macs,
       'plain_network_parameters': (
           final.trunk_parameters + final.head_parameters),
+      **({'class_names': network.class_names} if network.class_names else {}),
   }

@@ -228,6 +228,13 @@ def parse_features(raw_record, num_classes=IMAGENET_NUM_CLASSES):
   return features['image/encoded'], _bounding_boxes(features), label
 
 
+def parse_file_name(raw_record):
+  """The name of the image's file, a scalar string; '' if there is none."""
+  feature = 'image/filename'
+  return tf.parse_single_example(
+      raw_record, {feature: _RECORD_FEATURES[feature]})[feature]
+
+
 # For `imagenet_errors.py`: where the names of a parser's operations begin, in
 # evaluation and in training, and how the assertion's message begins.
 PARSER_SCOPES = ('parse_evaluation_record', 'parse_training_record')

@@ -56,7 +56,7 @@ _DECAY_RATES = [1, 0.1, 0.01, 0.001, 1e-4]
 _BATCH_DENOMINATOR = 256
 _MOMENTUM = 0.9
 _WEIGHT_DECAY = 1e-4
-_DTYPES = {'fp32': tf.float32, 'fp16': tf.float16}
+DTYPES = {'fp32': tf.float32, 'fp16': tf.float16}
 _DEFAULT_LOSS_SCALES = {'fp32': 1, 'fp16': 128}
 
 
@@ -186,7 +186,7 @@ def run_imagenet(flags_obj):
   devices = _devices(flags_obj)
   if cluster.num_workers > 1:
     _check_cluster(flags_obj, cluster.num_workers * len(devices.replicas))
-  dtype = _DTYPES[flags_obj.dtype]
+  dtype = DTYPES[flags_obj.dtype]
   model = ImagenetModel(
       int(flags_obj.resnet_size), devices.data_format, dataset.num_classes,
       int(flags_obj.resnet_version), dtype, flags_obj.batch_norm_decay)
@@ -194,7 +194,8 @@ def run_imagenet(flags_obj):
   if _is_dumping(flags_obj) and cluster.is_chief:
     dump_job = dump_pass.DumpJob(
         flags_obj.softmax_dir, classifier_ids, splits,
-        resnet_cost.describe(model, flags_obj.image_size), shard,
+        resnet_cost.describe(model, flags_obj.image_size)._replace(
+            class_names=dataset.class_names), shard,
         flags_obj.batch_size, flags_obj.image_size, devices.input_threads,
         flags_obj.datasets_num_parallel_batches or 1)
     dump_pass.prepare(dump_job)
@@ -234,10 +235,7 @@ def _check_flags(flags_obj):
   if flags_obj.dump_shard and not flags_obj.eval_only:
     raise UserError('--dump_shard: is for --eval_only; the shards of one dump '
                     'have the same weights, so train first')
-  divisor = resnet_model.IMAGE_SIZE_DIVISOR
-  if flags_obj.image_size <= 0 or flags_obj.image_size % divisor:
-    raise UserError(f'--image_size {flags_obj.image_size}: must be a multiple '
-                    f'of {divisor}')
+  check_image_size(flags_obj.image_size)
   if flags_obj.eval_only and flags_obj.fine_tune:
     raise UserError('--eval_only and --fine_tune exclude each other')
   if flags_obj.clean and not _is_training(flags_obj):
@@ -246,6 +244,14 @@ def _check_flags(flags_obj):
   if flags_obj.clean and '://' in flags_obj.model_dir:
     raise UserError(f'--clean: --model_dir {flags_obj.model_dir} is not on '
                     'this machine; remove it by hand, or name another')
+
+
+def check_image_size(image_size):
+  """Refuses a size that the network cannot halve five times."""
+  divisor = resnet_model.IMAGE_SIZE_DIVISOR
+  if image_size <= 0 or image_size % divisor:
+    raise UserError(f'--image_size {image_size}: must be a multiple of '
+                    f'{divisor}')
 
 
 def _check_cluster(flags_obj, num_replicas):

@@ -44,6 +44,22 @@ def preprocess_image(image_buffer, bbox, output_height, output_width,
   return subtract_channel_means(image)
 
 
+def preprocess_images(image_buffers, output_height, output_width,
+                      num_channels):
+  """Preprocesses a batch of encoded images, strings [batch], undistorted.
+
+  Others as for `preprocess_image`.
+
+  Returns:
+    float32 [batch, output_height, output_width, num_channels].
+  """
+  no_boxes = tf.zeros([1, 0, 4], tf.float32)
+  return tf.map_fn(
+      lambda image_buffer: preprocess_image(
+          image_buffer, no_boxes, output_height, output_width, num_channels),
+      image_buffers, dtype=tf.float32, back_prop=False)
+
+
 def decode_image(image_buffer, bbox, num_channels, is_training, seed=None):
   """The part of an image that `resize_and_crop` takes.
 

@@ -29,6 +29,7 @@ from google.protobuf.message import DecodeError
 
 from tf_compat import tf
 
+from dump_record import check_class_names
 from files import check_regular
 from progress import Progress
 from user_error import UserError
@@ -50,16 +51,18 @@ _NUM_THREADS = 16
 
 
 class DatasetInfo(typing.NamedTuple):
-  """Counts of a data set."""
+  """Counts of a data set, and what its classes are called."""
   num_classes: int                  # Background class included.
   num_images: typing.Dict[str, int]  # From split to count.
+  # Entry i has label i + 1; None if they are not known.
+  class_names: typing.Optional[typing.List[str]] = None
 
 
 def read_dataset_info(data_dir):
-  """Class count and image counts, from `dataset.json` or those of ImageNet.
+  """Counts and names, from `dataset.json`; or the counts of ImageNet.
 
   Returns:
-    A `DatasetInfo`; `num_images` is a dict from split to count.
+    A `DatasetInfo`.
 
   Raises:
     UserError: `dataset.json` is not what the record builder writes.
@@ -74,9 +77,12 @@ def read_dataset_info(data_dir):
     num_classes = int(fields['num_classes'])
     if num_classes < 2:
       raise ValueError(f'num_classes {num_classes}')
+    class_names = fields.get('class_names')
+    if class_names is not None:
+      check_class_names(class_names, num_classes)
     return DatasetInfo(
         num_classes, {split: int(fields['num_images'][split])
-                      for split in IMAGENET_NUM_IMAGES})
+                      for split in IMAGENET_NUM_IMAGES}, class_names)
   except (OSError, ValueError, KeyError, TypeError, OverflowError,
           RecursionError) as error:
     raise UserError(f'{path}: not a description of a data set '

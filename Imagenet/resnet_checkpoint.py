@@ -178,6 +178,18 @@ def to_evaluate(paths, exit_shapes):
   return _with_sources(checkpoint_of, exit_shapes)
 
 
+def saved_num_classes(paths):
+  """Outputs of the network's own classifier in `paths`; None if not there."""
+  checkpoint = _find_pretrained(paths) or _find_earlier(paths)
+  if not checkpoint:
+    return None
+  with _explain_unreadable(checkpoint, 'copy it again or name another folder'):
+    shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+  shape = shapes.get(resnet_model.head_prefix(
+      resnet_model.FINAL_CLASSIFIER_ID) + 'bias')
+  return shape and shape[0]
+
+
 def of_one_checkpoint(checkpoint, exit_shapes):
   """`ExitWeights` of a checkpoint that has all of them."""
   return _with_sources(collections.OrderedDict(
@@ -462,3 +474,19 @@ def initialize_from(checkpoint, variables):
 def saved_name(variable):
   """The name of a variable in a checkpoint, the same in every replica."""
   return variable.name.split(':')[0]  # Its op's name tells the replica.
+
+
+def savers(checkpoint_of, scope=''):
+  """(saver, checkpoint) pairs that restore all variables of a graph.
+
+  Args:
+    checkpoint_of: from `ExitWeights`.
+    scope: what the names of the variables begin with here and not in the
+      checkpoint, such as 'replica_0/'; others are left alone.
+  """
+  by_checkpoint = {}
+  for variable in tf.global_variables(scope):
+    name = variable.op.name[len(scope):]
+    by_checkpoint.setdefault(checkpoint_of[name], {})[name] = variable
+  return [(tf.train.Saver(variables), checkpoint)
+          for checkpoint, variables in by_checkpoint.items()]

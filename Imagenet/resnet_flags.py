@@ -2,7 +2,8 @@
 
 Names, short names and defaults are those of the official models of October
 2018 and of the paper's repository; what this project adds comes last. They are
-read in `imagenet_main.py` and nowhere else, and never written to.
+read in `imagenet_main.py` and `run_cascade.py` and nowhere else, and never
+written to.
 """
 
 from absl import flags
@@ -13,21 +14,123 @@ from training_hooks import HOOK_NAMES
 
 def define_resnet_flags(resnet_size_choices=None):
   """Defines every flag; `resnet_size_choices` are strings, or None for any."""
+  _define_network_flags(resnet_size_choices)
   _define_base_flags()
   _define_performance_flags()
-  _define_model_flags(resnet_size_choices)
+  _define_model_flags()
   _define_cascade_flags()
   _define_added_flags()
+
+
+def define_run_cascade_flags(resnet_size_choices):
+  """Defines the flags of `run_cascade.py`, some of which are shared."""
+  _define_network_flags(resnet_size_choices)
+  flags.DEFINE_string(
+      'data_dir', None, short_name='dd',
+      help='Folder of the TFRecords, or of their dataset.json for the names of '
+      'the classes.')
+  flags.DEFINE_list(
+      'classifier_id', [str(k) for k in resnet_model.CLASSIFIER_IDS],
+      help='The exits: the last one and at least one before it, such as 0,2.')
+  flags.DEFINE_list(
+      'thresholds', None,
+      help='The confidence at which an image leaves, for each exit but the '
+      'last, such as 0.9,0.8; inf: nobody leaves.')
+  flags.DEFINE_string(
+      'results', None,
+      help='The -output_dir of analyze_imagenet_labels.py, for --choose.')
+  flags.DEFINE_string(
+      'choose', None,
+      help='The thresholds of a row of cascade.csv: METHOD:SETTING, such as '
+      'cst:2; or the best row with "speedup>=X", "gmacs<=X" or '
+      '"accuracy_drop<=X" (percent points against the plain network).')
+  flags.DEFINE_enum(
+      'metric', 'top1', ['top1', 'top5'],
+      help='Confidence is the largest softmax (top1) or the sum of the five '
+      'largest (top5).')
+  flags.DEFINE_enum(
+      'split', None, ['validation', 'train'],
+      help='Run this split of the records in --data_dir.')
+  flags.DEFINE_boolean(
+      'compare', True,
+      help='--split: also run the plain network, in turns, and time both.')
+  flags.DEFINE_string(
+      'output_dir', None, short_name='od',
+      help='Folder for predictions.csv, run.json and stage_seconds.json.')
+  flags.DEFINE_string(
+      'export_dir', None, short_name='ed',
+      help='Export the cascade as a SavedModel into this folder.')
+  flags.DEFINE_boolean(
+      'profile_stages', False,
+      help='Measure the seconds per image of every exit, for batches of 1, 2, '
+      '4 ... --batch_size images, into stage_seconds.json in --output_dir.')
+
+
+def _define_network_flags(resnet_size_choices):
+  """The flags of both command lines: network, weights, and devices."""
+  flags.DEFINE_enum(
+      'resnet_version', '1', ['1', '2'], short_name='rv',
+      help='1: BN and ReLU after each convolution; 2: before.')
+  size_help = 'Depth of the network.'
+  if resnet_size_choices is None:
+    flags.DEFINE_string('resnet_size', '50', short_name='rs', help=size_help)
+  else:
+    flags.DEFINE_enum('resnet_size', '50', resnet_size_choices,
+                      short_name='rs', help=size_help)
+  flags.DEFINE_integer(
+      'image_size', 224,
+      help='Height and width of the images, a multiple of 32.')
+  flags.DEFINE_enum(
+      'dtype', 'fp32', ['fp16', 'fp32'], short_name='dt',
+      help='Precision of the computation; variables are float32 always.')
+  flags.DEFINE_string(
+      'model_dir', '/tmp', short_name='md',
+      help='Folder of checkpoints and summaries. A training resumes from the '
+      'newest checkpoint found here.')
+  flags.DEFINE_string(
+      'pretrained_model_checkpoint_path', None, short_name='pmcp',
+      help='Checkpoint, or folder of one, with the pretrained trunk. If '
+      '--model_dir already holds a checkpoint of these classifiers, that one '
+      'is used, and its trunk must be this one.')
+  flags.DEFINE_list(
+      'head_model_dirs', [],
+      help='Without training: folders of checkpoints to take the heads from, '
+      'separated by commas; the trunk is that of '
+      '--pretrained_model_checkpoint_path, else of --model_dir. Default: '
+      '--model_dir.')
+  flags.DEFINE_integer(
+      'batch_size', 32, short_name='bs', lower_bound=1,
+      help='Images in a step, over all replicas.')
+  flags.DEFINE_integer(
+      'num_gpus', None, short_name='ng', lower_bound=-1,
+      help='GPUs to use: one replica on each. -1 for all there are, 0 for '
+      'none. Default: one if there is one.')
+  flags.DEFINE_enum(
+      'data_format', None, ['channels_first', 'channels_last'],
+      short_name='df',
+      help='Layout of the maps. channels_first is faster on GPUs and does not '
+      'exist on CPUs. Default: what suits the devices.')
+  flags.DEFINE_integer(
+      'inter_op_parallelism_threads', 0, short_name='inter', lower_bound=0,
+      help='Threads for independent operations; 0 for as many as cores.')
+  flags.DEFINE_integer(
+      'intra_op_parallelism_threads', 0, short_name='intra', lower_bound=0,
+      help='Threads within an operation; 0 for as many as cores.')
+  flags.DEFINE_integer(
+      'datasets_num_private_threads', None, lower_bound=1,
+      help='Threads for the input pipeline alone.')
+  flags.DEFINE_integer(
+      'datasets_num_parallel_batches', None, lower_bound=1,
+      help='Batches decoded at the same time. Default: 1.')
+  flags.DEFINE_boolean(
+      'image_bytes_as_serving_input', False,
+      help='--export_dir: the SavedModel takes JPEG bytes, not image tensors.')
 
 
 def _define_base_flags():
   flags.DEFINE_string(
       'data_dir', '/tmp', short_name='dd',
       help='Folder of the TFRecords.')
-  flags.DEFINE_string(
-      'model_dir', '/tmp', short_name='md',
-      help='Folder of checkpoints and summaries. A run resumes from the newest '
-      'checkpoint found here.')
   flags.DEFINE_boolean(
       'clean', False,
       help='Remove what an earlier run left in --model_dir first.')
@@ -40,13 +143,6 @@ def _define_base_flags():
   flags.DEFINE_float(
       'stop_threshold', None, short_name='st',
       help='Stop training at this top-1 validation accuracy (a fraction).')
-  flags.DEFINE_integer(
-      'batch_size', 32, short_name='bs', lower_bound=1,
-      help='Images in a step, over all replicas.')
-  flags.DEFINE_integer(
-      'num_gpus', None, short_name='ng', lower_bound=-1,
-      help='GPUs to use: one replica on each. -1 for all there are, 0 for '
-      'none. Default: one if there is one.')
   flags.DEFINE_list(
       'hooks', 'LoggingTensorHook', short_name='hk',
       help='Hooks during training, separated by commas, in any letter case: '
@@ -66,12 +162,6 @@ def _define_base_flags():
 
 
 def _define_performance_flags():
-  flags.DEFINE_integer(
-      'inter_op_parallelism_threads', 0, short_name='inter', lower_bound=0,
-      help='Threads for independent operations; 0 for as many as cores.')
-  flags.DEFINE_integer(
-      'intra_op_parallelism_threads', 0, short_name='intra', lower_bound=0,
-      help='Threads within an operation; 0 for as many as cores.')
   flags.DEFINE_boolean(
       'use_synthetic_data', False, short_name='synth',
       help='Random images instead of --data_dir, to time the model alone. '
@@ -79,9 +169,6 @@ def _define_performance_flags():
   flags.DEFINE_integer(
       'max_train_steps', None, short_name='mts', lower_bound=1,
       help='Stop training at this step.')
-  flags.DEFINE_enum(
-      'dtype', 'fp32', ['fp16', 'fp32'], short_name='dt',
-      help='Precision of the computation; variables are float32 always.')
   flags.DEFINE_integer(
       'loss_scale', None, short_name='ls', lower_bound=1,
       help='Factor of the loss while gradients are computed. Default: 1, and '
@@ -94,48 +181,20 @@ def _define_performance_flags():
       'tf_gpu_thread_mode', None, ['global', 'gpu_private', 'gpu_shared'],
       short_name='gt_mode',
       help='Whether a GPU\'s operations have threads of their own.')
-  flags.DEFINE_integer(
-      'datasets_num_private_threads', None, lower_bound=1,
-      help='Threads for the input pipeline alone.')
-  flags.DEFINE_integer(
-      'datasets_num_parallel_batches', None, lower_bound=1,
-      help='Batches decoded at the same time. Default: 1.')
   flags.DEFINE_boolean(
       'turn_off_distribution_strategy', False,
       help='No MirroredStrategy; at most one GPU then.')
 
 
-def _define_model_flags(resnet_size_choices):
-  flags.DEFINE_enum(
-      'data_format', None, ['channels_first', 'channels_last'],
-      short_name='df',
-      help='Layout of the maps. channels_first is faster on GPUs and does not '
-      'exist on CPUs. Default: what suits the devices.')
-  flags.DEFINE_enum(
-      'resnet_version', '1', ['1', '2'], short_name='rv',
-      help='1: BN and ReLU after each convolution; 2: before.')
-  size_help = 'Depth of the network.'
-  if resnet_size_choices is None:
-    flags.DEFINE_string('resnet_size', '50', short_name='rs', help=size_help)
-  else:
-    flags.DEFINE_enum('resnet_size', '50', resnet_size_choices,
-                      short_name='rs', help=size_help)
+def _define_model_flags():
   flags.DEFINE_boolean(
       'fine_tune', False, short_name='ft',
       help='Train classifiers only: with --is_cascaded those of '
       '--classifier_id, else the last layer, anew.')
-  flags.DEFINE_string(
-      'pretrained_model_checkpoint_path', None, short_name='pmcp',
-      help='Checkpoint, or folder of one, with the pretrained trunk. If '
-      '--model_dir already holds a checkpoint of these classifiers, that one '
-      'is used, and its trunk must be this one.')
   flags.DEFINE_boolean(
       'eval_only', False,
       help='No training: evaluate and dump. What --model_dir lacks comes from '
       '--pretrained_model_checkpoint_path.')
-  flags.DEFINE_boolean(
-      'image_bytes_as_serving_input', False,
-      help='--export_dir: the SavedModel takes JPEG bytes, not image tensors.')
 
 
 def _define_cascade_flags():
@@ -151,12 +210,6 @@ def _define_cascade_flags():
 
 
 def _define_added_flags():
-  flags.DEFINE_list(
-      'head_model_dirs', [],
-      help='--eval_only: folders of checkpoints to take the heads from, '
-      'separated by commas; the trunk is that of '
-      '--pretrained_model_checkpoint_path, else of --model_dir. Default: '
-      '--model_dir.')
   flags.DEFINE_boolean(
       'dump_softmaxes', True,
       help='With --is_cascaded: end with the dumps. --nodump_softmaxes trains '
@@ -168,9 +221,6 @@ def _define_added_flags():
   flags.DEFINE_string(
       'softmax_dir', 'output_softmax',
       help='Folder of the softmax dumps, on this machine.')
-  flags.DEFINE_integer(
-      'image_size', 224,
-      help='Height and width of the images, a multiple of 32.')
   flags.DEFINE_float(
       'batch_norm_decay', resnet_model.BATCH_NORM_DECAY,
       lower_bound=0, upper_bound=1,

@@ -523,13 +523,10 @@ def _export(run, model_function, params, checkpoint):
           dtype, [None] + list(run.image_shape), 'input_tensor')
       return tf.estimator.export.TensorServingInputReceiver(images, images)
     image_bytes = tf.placeholder(tf.string, [None], 'input_tensor')
-    no_boxes = tf.zeros([1, 0, 4], tf.float32)
-    images = tf.map_fn(
-        lambda image: tf.cast(imagenet_preprocessing.preprocess_image(
-            image, no_boxes, *run.image_shape), dtype),
-        image_bytes, dtype=dtype, back_prop=False)
+    images = imagenet_preprocessing.preprocess_images(
+        image_bytes, *run.image_shape)
     return tf.estimator.export.TensorServingInputReceiver(
-        images, {'image_bytes': image_bytes})
+        tf.cast(images, dtype), {'image_bytes': image_bytes})
 
   folder = _estimator(run, model_function, params, None).export_savedmodel(
       run.export.folder, receive, checkpoint_path=checkpoint,

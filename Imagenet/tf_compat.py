@@ -68,6 +68,14 @@ def num_local_gpus():
   return len(tensorflow.config.list_physical_devices('GPU'))
 
 
+def gpu_name():
+  """What the first GPU calls itself, such as 'name: Tesla V100 ...'."""
+  from tensorflow.python.client import device_lib
+  return next(device.physical_device_desc
+              for device in device_lib.list_local_devices()
+              if device.device_type == 'GPU')
+
+
 def mirrored_strategy(devices, all_reduce_alg=None):
   """MirroredStrategy over `devices`, such as ['/gpu:0', '/gpu:1'].
 

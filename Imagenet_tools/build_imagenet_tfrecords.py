@@ -97,17 +97,18 @@ def build_settings(args):
   if args.image_folder:
     settings['validation_fraction'] = args.validation_fraction
     return settings, False
-  # Reading the archives for a checksum would take hours. The labels are a
-  # small file, which `cp Imagenet_tools/*` may replace by its equal.
+  # Reading the archives for a checksum would take hours. The others are
+  # small files, which `cp Imagenet_tools/*` may replace by their equals.
   for source in ('train_archive', 'validation_archive'):
     path = getattr(args, source)
     if os.path.isfile(path):
       settings[source] = {'bytes': os.path.getsize(path),
                           'modified_ns': os.stat(path).st_mtime_ns}
-  if os.path.isfile(args.validation_labels):
-    with open(args.validation_labels, 'rb') as labels:
-      settings['validation_labels_sha256'] = hashlib.sha256(
-          labels.read()).hexdigest()
+  for source in ('validation_labels', 'class_names'):
+    path = getattr(args, source)
+    if path and os.path.isfile(path):
+      with open(path, 'rb') as text:
+        settings[source + '_sha256'] = hashlib.sha256(text.read()).hexdigest()
   return settings, not (os.path.isdir(args.train_archive) or
                         os.path.isdir(args.validation_archive))
 
@@ -129,9 +130,10 @@ def index_images(args):
         args.image_folder, args.validation_fraction, args.seed)
     class_texts = train.classes
   else:
+    names = (imagenet_archives.read_class_names(args.class_names)
+             if args.class_names else imagenet_archives.imagenet_class_names())
     train, validation = imagenet_archives.index_imagenet(
         args.train_archive, args.validation_archive, args.validation_labels)
-    names = imagenet_archives.imagenet_class_names()
     class_texts = [names.get(synset) for synset in train.classes]
   if not args.skip_bad_images:
     train.check_not_empty()
@@ -293,6 +295,10 @@ def parse_arguments(arguments=None):
       '--validation_labels', metavar='FILE',
       default='imagenet_2012_validation_synset_labels.txt',
       help='the synset of each validation image, by file name (%(default)s)')
+  group.add_argument(
+      '--class_names', metavar='FILE',
+      help='what the synsets are called, such as "n01440764 tench" on a line '
+      '(those of ImageNet)')
   group.add_argument(
       '--image_folder', metavar='DIR',
       help='images of your own in place of all that, in DIR/train/CLASS/ and '

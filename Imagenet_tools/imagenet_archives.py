@@ -154,9 +154,21 @@ def read_validation_synsets(path):
 def imagenet_class_names():
   """ImageNet's 1000 synsets: a dict from synset to what it is called."""
   folder = os.path.dirname(os.path.abspath(__file__))
-  with open(os.path.join(folder, 'imagenet_class_names.txt'),
-            encoding='utf-8') as lines:
-    return dict(line.rstrip('\n').split(' ', 1) for line in lines)
+  return read_class_names(os.path.join(folder, 'imagenet_class_names.txt'))
+
+
+def read_class_names(path):
+  """A dict from synset to what it is called; a line for each.
+
+  Raises:
+    InputError: a line is not a synset, a blank and a name.
+    OSError: the file cannot be read.
+  """
+  try:
+    with open(path, encoding='utf-8') as lines:
+      return dict(line.rstrip('\n').split(' ', 1) for line in lines)
+  except ValueError:  # An error of decoding is one, too.
+    raise InputError(f'{path}: not a synset, a blank and its name on each line')
 
 
 def _list_synset_tars(path):

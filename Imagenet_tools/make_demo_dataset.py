@@ -2,9 +2,9 @@
 
     python3 make_demo_dataset.py --output_dir demo
 
-writes ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and synset_labels.txt,
-which preprocess_imagenet.sh takes as it takes ImageNet's. The same arguments
-give the same bytes under the same Pillow.
+writes ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, synset_names.txt and
+synset_labels.txt, which preprocess_imagenet.sh takes as it takes ImageNet's.
+The same arguments give the same bytes under the same Pillow.
 
 An image is a field of equal shapes, one of ten, so any part of it shows the
 class (training crops as little as a twentieth of an image). Colour, place and
@@ -28,6 +28,7 @@ from tools_command_line import (
 
 TRAIN_ARCHIVE = 'ILSVRC2012_img_train.tar'
 VALIDATION_ARCHIVE = 'ILSVRC2012_img_val.tar'
+NAMES_FILE = 'synset_names.txt'
 LABELS_FILE = 'synset_labels.txt'
 
 # One image in so many is greyscale, as ImageNet has them. Among the training
@@ -59,18 +60,21 @@ def _bars(wave_height):
 
 # Polygons and holes of each class, about the unit circle, y pointing down.
 SHAPES = (
-    ([_regular(48)], []),                                     # Disc.
-    ([_regular(48)], [_regular(48, (0.5,))]),                 # Ring.
+    ([_regular(48)], []),
+    ([_regular(48)], [_regular(48, (0.5,))]),
     ([_regular(3)], []),
     ([[(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]], []),
     ([_regular(5)], []),
-    ([_regular(10, (1., 0.42))], []),                         # Stars.
+    ([_regular(10, (1., 0.42))], []),
     ([_regular(12, (1., 0.5))], []),
     ([[(-0.95, -0.28), (0.95, -0.28), (0.95, 0.28), (-0.95, 0.28)],
       [(-0.28, -0.95), (0.28, -0.95), (0.28, 0.95), (-0.28, 0.95)]], []),
     (_bars(0.), []),
     (_bars(0.13), []),
 )
+SHAPE_NAMES = ('disc', 'ring', 'triangle', 'square', 'pentagon',
+               'five-pointed star', 'six-pointed star', 'cross',
+               'straight bars', 'wavy bars')
 
 
 def draw_image(class_index, difficulty, rng, typical_pixels=80):
@@ -229,15 +233,21 @@ def validation_archive(num_images, typical_pixels, rng):
   return archive, ''.join(f'{_synset(i)}\n' for i in classes).encode()
 
 
+def names_file():
+  """What the classes are called (bytes), as for ImageNet's synsets."""
+  return ''.join(f'{_synset(i)} {name}\n'
+                 for i, name in enumerate(SHAPE_NAMES)).encode()
+
+
 def make_dataset(args):
-  """Writes the three files of the parsed command line `args`.
+  """Writes the four files of the parsed command line `args`.
 
   Raises:
     InputError: one of them exists.
     OSError: the folder cannot be written.
   """
   paths = [os.path.join(args.output_dir, name) for name in (
-      TRAIN_ARCHIVE, VALIDATION_ARCHIVE, LABELS_FILE)]
+      TRAIN_ARCHIVE, NAMES_FILE, VALIDATION_ARCHIVE, LABELS_FILE)]
   for path in paths:
     if os.path.lexists(path):
       raise InputError(f'{path}: exists, and is not overwritten; remove it or '
@@ -249,6 +259,7 @@ def make_dataset(args):
       np.random.RandomState([args.seed, split]) for split in range(2))
   contents = (
       train_archive(args.train_images, args.image_pixels, train_rng),
+      names_file(),
       *validation_archive(
           args.validation_images, args.image_pixels, validation_rng))
   for path, content in zip(paths, contents):
@@ -263,7 +274,7 @@ def parse_arguments(arguments=None):
   parser = ArgumentParser(
       description='Draws a small data set of shapes, packed as ILSVRC2012 is.')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
-                      help='gets the two archives and synset_labels.txt')
+                      help='gets the two archives, names and labels')
   for flag, default, help_text in (
       ('train_images', 3000, 'number of training images'),
       ('validation_images', 1000, 'number of validation images'),

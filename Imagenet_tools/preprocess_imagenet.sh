@@ -14,6 +14,8 @@
 #   synset_labels.txt          the synset of each validation image, in file
 #                              order; where it is absent,
 #                              imagenet_2012_validation_synset_labels.txt
+#   synset_names.txt           what the synsets are called; where it is absent,
+#                              imagenet_class_names.txt
 # and writes
 #   tf_records/train/          train-00000-of-01024 and so on
 #   tf_records/validation/     validation-00000-of-00128 and so on
@@ -60,6 +62,8 @@ validation_archive="$(first_there \
   ILSVRC2012_img_val.tar ILSVRC2012_img_val validation val)"
 labels="$(first_there synset_labels.txt \
   imagenet_2012_validation_synset_labels.txt)"
+names="$IMAGENET_HOME/synset_names.txt"
+[[ -e "$names" ]] || names=
 
 python="${PYTHON:-python3}"
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -76,6 +80,7 @@ exec "$python" "$builder" \
   --train_archive "$train_archive" \
   --validation_archive "$validation_archive" \
   --validation_labels "$labels" \
+  ${names:+--class_names "$names"} \
   --output_dir "$IMAGENET_HOME/tf_records" \
   --labels_dir "$IMAGENET_HOME" \
   --train_shards "${TRAIN_SHARDS:-1024}" \

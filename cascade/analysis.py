@@ -91,7 +91,7 @@ def analyse(predictions, division, metrics, methods, epsilon_percents,
         predictions[division.fit_split], metric, division.fit_rows)
     judge = cascade_predictions(
         predictions[division.judge_split], metric, division.judge_rows)
-    fitting = Fitting(fit, epsilon_percents, num_classes, cost.exit_macs)
+    fitting = Fitting(fit, epsilon_percents, num_classes, cost)
     points = {
         method: evaluation.points(
             metric, method, fitting.fit(method), judge, cost)

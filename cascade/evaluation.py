@@ -34,6 +34,9 @@ class Point(typing.NamedTuple):
   gmacs_per_image: float
   speedup: float             # Over the plain network, in MACs.
   exit_shares: tuple         # Images that leave at each classifier.
+  # With -cost only, as measured for a batch that nobody leaves:
+  ms_per_image: typing.Optional[float] = None
+  speedup_by_time: typing.Optional[float] = None
 
 
 def evaluate(predictions, thresholds, exit_macs):
@@ -87,6 +90,14 @@ def points(metric, method, fitted, predictions, cost):
   num_images = float(len(predictions.correct[0]))
   low, high = wilson_interval(outcomes.num_correct, len(predictions.correct[0]))
   per_class = (float('nan'),) * (len(predictions.correct) - 1)
+  times = [{}] * len(fitted.thresholds)
+  if cost.time:
+    nanoseconds = outcomes.exit_counts.dot(
+        np.array(cost.time.exit_nanoseconds, np.int64)) / num_images
+    times = [{'ms_per_image': float(of_setting / 1e6),
+              'speedup_by_time': float(
+                  cost.time.plain_nanoseconds / of_setting)}
+             for of_setting in nanoseconds]
   return [Point(
       metric=metric,
       method=method,
@@ -99,6 +110,7 @@ def points(metric, method, fitted, predictions, cost):
       gmacs_per_image=float(outcomes.macs_per_image[i] / 1e9),
       speedup=float(cost.plain_macs / outcomes.macs_per_image[i]),
       exit_shares=tuple((outcomes.exit_counts[i] / num_images).tolist()),
+      **times[i],
   ) for i, (setting, thresholds) in enumerate(
       zip(fitted.settings, fitted.thresholds))]
 

@@ -17,13 +17,14 @@ import importlib.util
 import math
 import os
 import threading
+import typing
 
 import numpy as np
 
 from cascade import UserError
 from cascade.evaluation import bin_edges
 from cascade.predictions import METRIC_TITLES
-from cascade.thresholds import EPSILON_METHODS, METHODS
+from cascade.thresholds import EPSILON_METHODS, METHODS, setting_label
 
 PNG_DPI = 300
 
@@ -81,8 +82,8 @@ METHOD_LINES = {
 
 # A classifier has the same colour and line in all figures, by its number; from
 # the fourth on they repeat.
-_CLASSIFIER_COLORS = ('#f0a848', '#c1503f', '#2b2f63')
-_CLASSIFIER_LINES = (':', '--', '-')
+CLASSIFIER_COLORS = ('#f0a848', '#c1503f', '#2b2f63')
+CLASSIFIER_LINES = (':', '--', '-')
 
 # Top-5 accuracy and speedup of ResNet-50 with adaptive early exits, which the
 # paper compares with: Bolukbasi, Wang, Dekel & Saligrama, "Adaptive Neural
@@ -93,7 +94,7 @@ BOLUKBASI_SPEEDUP = (1., 1.08, 1.18, 1.22)
 # The lowest share of images that figure 5.d shows, in percent.
 _LEAST_SHARE = .001
 
-_CONFIDENCE_LABELS = {
+CONFIDENCE_LABELS = {
     'top1': 'Confidence (largest softmax)',
     'top5': 'Confidence (sum of top-5 softmaxes)'}
 
@@ -125,9 +126,10 @@ def load_in_background():
 def write_figures(folder, results, curves, classifier_ids, cost):
   """Draws and writes all figures; returns the names of the files.
 
-  `accuracy_vs_macs_<metric>` are figures 4.d and 4.e of the paper,
-  `confidence_clf` is 5.d, and `exit_shares` shows where images leave. A new
-  figure is a function that draws it and a line here.
+  `accuracy_vs_macs_<metric>` are figures 4.d and 4.e of the paper, with -cost
+  `accuracy_vs_ms_<metric>` beside them, `confidence_clf` is 5.d, and
+  `exit_shares` shows where images leave. A new figure is a function that draws
+  it and a line here.
 
   Args:
     folder: an existing folder.
@@ -138,13 +140,14 @@ def write_figures(folder, results, curves, classifier_ids, cost):
     cost: `macs.NetworkCost`.
   """
   figures = {}
-  for metric, of_metric in results.items():
-    figures['accuracy_vs_macs_' + metric] = accuracy_vs_macs(
-        metric, of_metric, classifier_ids, cost)
+  for stem, axis in _cost_axes(cost).items():
+    for metric, of_metric in results.items():
+      figures[f'{stem}_{metric}'] = accuracy_vs_cost(
+          metric, of_metric, classifier_ids, cost, axis)
   figures['confidence_clf'] = confidence_clf(curves)
   figures['exit_shares'] = exit_shares(
       {metric: of_metric.points for metric, of_metric in results.items()},
-      classifier_ids)
+      classifier_ids, cost)
   return [name for stem, figure in figures.items()
           for name in save(folder, stem, figure)]
 
@@ -170,24 +173,46 @@ def save(folder, stem, figure):
   return names
 
 
+class CostAxis(typing.NamedTuple):
+  """What accuracy is drawn against, in the unit of the axis."""
+  label: str
+  field: str           # Of `evaluation.Point`.
+  exit_costs: list     # Of leaving at each classifier.
+  plain_cost: float
+  is_comparable: bool  # With Bolukbasi et al. 2017.
+
+
+def _cost_axes(cost):
+  """A dict from the begin of a figure's name to its `CostAxis`."""
+  axes = {'accuracy_vs_macs': CostAxis(
+      'Cost (GMACs per image)', 'gmacs_per_image',
+      [macs / 1e9 for macs in cost.exit_macs], cost.plain_macs / 1e9,
+      cost.is_paper_network)}
+  if cost.time:
+    axes['accuracy_vs_ms'] = CostAxis(
+        'Cost (ms per image)', 'ms_per_image',
+        [nanoseconds / 1e6 for nanoseconds in cost.time.exit_nanoseconds],
+        cost.time.plain_nanoseconds / 1e6, False)
+  return axes
+
+
 @_style()
-def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
+def accuracy_vs_cost(metric, of_metric, classifier_ids, cost, axis):
   """Accuracy of the cascade against its cost: figures 4.d and 4.e.
 
   A line connects the points of a method in their order.
   """
-  plain_gmacs = cost.plain_macs / 1e9
-  alone = [(macs / 1e9, accuracy) for macs, accuracy in zip(
-      cost.exit_macs, of_metric.classifier_accuracies)]
+  alone = list(zip(axis.exit_costs, of_metric.classifier_accuracies))
+  plain = []
   # The last classifier is the plain network's, unless that one costs more.
-  plain = [(plain_gmacs, accuracy) for gmacs, accuracy in alone[-1:]
-           if gmacs >= plain_gmacs]
+  if cost.exit_macs[-1] >= cost.plain_macs:
+    plain = [(axis.plain_cost, alone[-1][1])]
   comparison = []
-  if metric == 'top5' and cost.is_paper_network:
-    comparison = [(plain_gmacs / speedup, accuracy) for speedup, accuracy
+  if metric == 'top5' and axis.is_comparable:
+    comparison = [(axis.plain_cost / speedup, accuracy) for speedup, accuracy
                   in zip(BOLUKBASI_SPEEDUP, BOLUKBASI_TOP5_ACCURACY)]
   series = [
-      ([(point.gmacs_per_image, point.test_accuracy)
+      ([(getattr(point, axis.field), point.test_accuracy)
         for point in of_metric.points[method]], METHOD_LINES[method])
       for method in METHODS if method in of_metric.points]
   for marks, label, marker, size, zorder in (
@@ -201,21 +226,21 @@ def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
   figure, [[axes]] = _figure(
       [2.5], 1, num_text_rows=math.ceil(len(series) / _LEGEND_COLUMNS))
   for marks, style in series:
-    gmacs, accuracies = np.array(marks).T
-    axes.plot(gmacs, 100 * accuracies, **style)
+    costs, accuracies = np.array(marks).T
+    axes.plot(costs, 100 * accuracies, **style)
   # A classifier alone may be far from what the methods achieve with all.
-  gmacs, accuracies = np.concatenate([marks for marks, _ in series[:-1]]).T
-  axes.set_xlim(_limits(gmacs, margin=.06, least_span=.01 * gmacs.max()))
+  costs, accuracies = np.concatenate([marks for marks, _ in series[:-1]]).T
+  axes.set_xlim(_limits(costs, margin=.06, least_span=.01 * costs.max()))
   axes.set_ylim(_limits(100 * accuracies, margin=.12, least_span=1))
-  axes.set_xlabel('Cost (GMACs per image)')
+  axes.set_xlabel(axis.label)
   axes.set_ylabel(
       f'{METRIC_TITLES[metric].capitalize()} accuracy of the cascade (%)')
-  for k, (gmacs, accuracy) in zip(classifier_ids, alone):
-    if _inches_from_corner(axes, gmacs, accuracy)[1] > _NAME_HEIGHT:
-      axes.annotate(_classifier_name(k), (gmacs, 100 * accuracy), (0, -5),
+  for k, (exit_cost, accuracy) in zip(classifier_ids, alone):
+    if _inches_from_corner(axes, exit_cost, accuracy)[1] > _NAME_HEIGHT:
+      axes.annotate(classifier_name(k), (exit_cost, 100 * accuracy), (0, -5),
                     textcoords='offset points', ha='center', va='top',
                     size=_ANNOTATION_SIZE)
-  _annotate_epsilons(axes, of_metric.points.get('cst', []))
+  _annotate_epsilons(axes, of_metric.points.get('cst', []), axis.field)
   figure.legend(loc='upper center', ncol=_LEGEND_COLUMNS)
   return figure
 
@@ -231,26 +256,26 @@ def _limits(values, margin, least_span):
   return low - spare, high + spare
 
 
-def _inches_from_corner(axes, gmacs, accuracy):
+def _inches_from_corner(axes, cost, accuracy):
   """A point's position from the lower left corner of `axes`; float64 [2]."""
-  pixels = axes.transData.transform((gmacs, 100 * accuracy))
+  pixels = axes.transData.transform((cost, 100 * accuracy))
   return (pixels - axes.bbox.p0) / axes.figure.dpi
 
 
-def _annotate_epsilons(axes, points):
+def _annotate_epsilons(axes, points, cost_field):
   """Writes epsilon beside points, round values first, none too close."""
   annotated = []
   for point in sorted(points, key=lambda point: (
       point.setting % 5 != 0, point.setting % 1 != 0, point.setting)):
-    place = _inches_from_corner(
-        axes, point.gmacs_per_image, point.test_accuracy)
+    cost = getattr(point, cost_field)
+    place = _inches_from_corner(axes, cost, point.test_accuracy)
     if place[0] < _EPSILON_WIDTH or any(
         np.hypot(*(place - other)) < _EPSILON_SPACING for other in annotated):
       continue
     annotated.append(place)
     axes.annotate(  # Up and to the left of the curve, which rises.
         f'ε = {point.setting:g} %',
-        (point.gmacs_per_image, 100 * point.test_accuracy), (-7, 9),
+        (cost, 100 * point.test_accuracy), (-7, 9),
         textcoords='offset points', ha='right', va='bottom',
         size=_ANNOTATION_SIZE, zorder=9,
         bbox=dict(facecolor='w', edgecolor='none', alpha=.8, pad=.4),
@@ -274,18 +299,18 @@ def confidence_clf(curves):
   for column, (metric, of_metric) in zip(panels.T, curves.items()):
     column[0].set_title(METRIC_TITLES[metric].capitalize())
     column[0].set_xlim(0, 1)
-    column[-1].set_xlabel(_CONFIDENCE_LABELS[metric])
+    column[-1].set_xlabel(CONFIDENCE_LABELS[metric])
     for panel, (k, curve) in zip(column[1:], of_metric.items()):
-      color = _of_classifier(k, _CLASSIFIER_COLORS)
+      color = of_classifier(k, CLASSIFIER_COLORS)
       column[0].plot(edges[:-1], 100 * curve.alpha_smoothed, color=color,
-                     linestyle=_of_classifier(k, _CLASSIFIER_LINES),
+                     linestyle=of_classifier(k, CLASSIFIER_LINES),
                      linewidth=1.4)
       # The outline of all bars: a patch for each would take a second.
       share = 100 * np.append(curve.share, curve.share[-1])
       panel.fill_between(edges, share, _LEAST_SHARE, color=color,
                          linewidth=0, step='post')
   for panel, k in zip(panels[1:, 0], classifier_ids):
-    panel.set_ylabel(_classifier_name(k))
+    panel.set_ylabel(classifier_name(k))
     panel.set_yscale('log')
     panel.set_ylim(_LEAST_SHARE, 100)
     panel.set_yticks([.01, 1, 100])
@@ -301,13 +326,13 @@ def confidence_clf(curves):
   figure.text(.15 / _WIDTH, middle, 'Images per bin (%)', rotation=90,
               ha='center', va='center')
   figure.legend(panels[0, 0].lines,
-                [_classifier_name(k) for k in classifier_ids],
+                [classifier_name(k) for k in classifier_ids],
                 loc='upper center', ncol=_LEGEND_COLUMNS)
   return figure
 
 
 @_style()
-def exit_shares(points, classifier_ids):
+def exit_shares(points, classifier_ids, cost):
   """Shares of the images that leave at each classifier, against the setting.
 
   Shows the paper's method, or else another with epsilon, or else any.
@@ -324,13 +349,13 @@ def exit_shares(points, classifier_ids):
       shares = 2 * shares
     areas = panel.stackplot(
         settings, 100 * np.array(shares).T, edgecolor='w', linewidth=.6,
-        colors=[_of_classifier(k, _CLASSIFIER_COLORS) for k in classifier_ids])
+        colors=[of_classifier(k, CLASSIFIER_COLORS) for k in classifier_ids])
     panel.set_title(METRIC_TITLES[metric].capitalize())
-    panel.set_xlabel(METHODS[method].setting)
+    panel.set_xlabel(setting_label(method, bool(cost.time)))
     panel.set_xlim(settings[0], settings[-1])
   panels[0, 0].set_ylim(0, 100)
   panels[0, 0].set_ylabel('Images (%)')
-  figure.legend(areas, ['leaving at ' + _classifier_name(k)
+  figure.legend(areas, ['leaving at ' + classifier_name(k)
                         for k in classifier_ids],
                 loc='upper center', ncol=_LEGEND_COLUMNS)
   return figure
@@ -357,10 +382,10 @@ def _figure(panel_heights, num_columns, num_text_rows, left_margin=.62):
   return figure, panels
 
 
-def _classifier_name(classifier_id):
+def classifier_name(classifier_id):
   """The name that the paper's repository uses."""
   return f'clf{classifier_id}'
 
 
-def _of_classifier(classifier_id, styles):
+def of_classifier(classifier_id, styles):
   return styles[classifier_id % len(styles)]

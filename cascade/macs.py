@@ -4,6 +4,8 @@ It comes from one of three sources: `cascade.json`, written with the dumps or by
 hand for a network of one's own; the exact count of the paper's network; or the
 spreadsheet published with the paper. The first two count convolutions and dense
 layers, without biases, batch normalization and pooling.
+
+In addition there may be the time that it takes, as measured.
 """
 
 import itertools
@@ -12,6 +14,7 @@ import os
 import typing
 
 import dump_record
+import stage_seconds
 from cascade import UserError
 from dump_names import CASCADE_FILE_NAME
 
@@ -39,6 +42,15 @@ _PUBLISHED_CLASSIFIER_IDS = [0, 1, 2]
 _MOST_MACS = 4 * 10**12
 
 
+class TimeCost(typing.NamedTuple):
+  """What a cascade costs per image in a batch that nobody leaves."""
+  exit_nanoseconds: list   # Ints, as `NetworkCost.exit_macs`.
+  plain_nanoseconds: int
+  file: str                # The -cost option.
+  device: str              # For people.
+  batch_size: int          # The largest that was measured.
+
+
 class NetworkCost(typing.NamedTuple):
   """What a cascade costs per image."""
   network: str            # Its name, for people.
@@ -46,6 +58,7 @@ class NetworkCost(typing.NamedTuple):
   exit_macs: list         # Ints, cumulative MACs of leaving at each classifier.
   plain_macs: int         # MACs of the network without exits.
   is_paper_network: bool  # Comparable with Bolukbasi et al. 2017.
+  time: typing.Optional[TimeCost] = None  # If it was measured (-cost).
 
 
 class _Exit(typing.NamedTuple):
@@ -144,6 +157,41 @@ def _published_cost(record_path, classifier_ids, num_classes):
       _PAPER_NETWORK['network'], 'published spreadsheet',
       list(itertools.accumulate(PUBLISHED_MACS_FROM_EXIT_TO_EXIT)),
       PUBLISHED_PLAIN_MACS, True)
+
+
+def time_cost(path, recorded, classifier_ids):
+  """The time that the cascade of some dumps takes.
+
+  Args:
+    path: the -cost option, a `stage_seconds.json`.
+    recorded: `dump_record.network_and_weights` of the dumps.
+    classifier_ids: of the cascade, ascending.
+
+  Returns:
+    `TimeCost`.
+
+  Raises:
+    UserError: the file is none, or of another network or cascade.
+  """
+  measured = stage_seconds.load(path)
+  for field, value in measured.network.items():
+    if recorded.get(field, value) != value:
+      raise UserError(f'-cost {path}: is of another network ({field} {value}, '
+                      f'and the dumps have {recorded[field]})')
+  if list(measured.seconds_per_image) != list(classifier_ids):
+    # The times of the last exits include the heads of all others.
+    raise UserError(
+        f'-cost {path}: is of classifiers {_listed(measured.seconds_per_image)}'
+        f', and the dumps are of {_listed(classifier_ids)}; measure these '
+        '(run_cascade.py --profile_stages --classifier_id)')
+
+  def nanoseconds(seconds):
+    return int(round(seconds[-1] * 1e9))
+
+  return TimeCost(
+      [nanoseconds(seconds) for seconds in measured.seconds_per_image.values()],
+      nanoseconds(measured.plain_seconds_per_image), path, measured.device,
+      measured.batch_sizes[-1])
 
 
 class _CostFile:

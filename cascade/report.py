@@ -1,7 +1,7 @@
 """Writes the results: CSV, NPZ and JSON files, and the tables for the terminal.
 
 Each file has one writer; a column of `cascade.csv` is a field of
-`evaluation.Point`, named in `_POINT_COLUMNS`.
+`evaluation.Point`, named in `cascade_results.POINT_COLUMNS`.
 """
 
 import contextlib
@@ -19,17 +19,14 @@ from cascade import UserError, evaluation, figures
 from cascade.analysis import HALVES_SEED
 from cascade.predictions import METRIC_TITLES, unfilled_rows
 from cascade.thresholds import EPSILON_METHODS
+from cascade_results import (
+    CASCADE_CSV, CCST_NPZ, CCST_SETTINGS, EXIT_SHARE_COLUMN, KEY_COLUMNS,
+    POINT_COLUMNS, SUMMARY_JSON, THRESHOLD_COLUMN, TIME_COLUMNS)
 from files import UNFINISHED_SUFFIX
 
-CASCADE_CSV = 'cascade.csv'
-CCST_NPZ = 'ccst_thresholds.npz'
+# Files that nobody else reads.
 CONFIDENCE_CSV = 'confidence.csv'
-SUMMARY_JSON = 'summary.json'
 UNFILLED_CSV = 'unfilled_rows_effect.csv'
-
-# Columns of `CASCADE_CSV` between the thresholds and the exit shares.
-_POINT_COLUMNS = ('test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
-                  'gmacs_per_image', 'speedup')
 
 # Numbers on which `UNFILLED_CSV` shows the effect of unfilled rows.
 _AFFECTED_COLUMNS = ('test_accuracy', 'gmacs_per_image', 'speedup')
@@ -85,7 +82,7 @@ def output_files(folder):
 
 
 def write_results(folder, options, predictions, measured, division, results,
-                  other_results, cost):
+                  other_results, cost, recorded):
   """Writes all files of steps 5 to 7; returns the lines for the terminal.
 
   Args:
@@ -100,6 +97,7 @@ def write_results(folder, options, predictions, measured, division, results,
     other_results: the same with the opposite treatment of rows that were never
       filled, or None if there are none.
     cost: `macs.NetworkCost`.
+    recorded: `dump_record.network_and_weights` of the dumps.
   """
   classifier_ids = list(measured['validation'])
   areas = {
@@ -112,7 +110,7 @@ def write_results(folder, options, predictions, measured, division, results,
       predictions['validation'], classifier_ids, results)
   with output_files(folder) as temporary:
     path = functools.partial(os.path.join, temporary)
-    write_cascade_csv(path(CASCADE_CSV), results, classifier_ids)
+    write_cascade_csv(path(CASCADE_CSV), results, classifier_ids, cost)
     if 'ccst' in options['method']:
       write_ccst_npz(path(CCST_NPZ), results, options['epsilons'],
                      classifier_ids)
@@ -122,10 +120,14 @@ def write_results(folder, options, predictions, measured, division, results,
     write_confidence_csv(path(CONFIDENCE_CSV), curves)
     figures.write_figures(temporary, results, curves, classifier_ids, cost)
     write_summary(path(SUMMARY_JSON), options, predictions, measured, division,
-                  results, areas, cost)
+                  results, areas, cost, recorded)
     names = sorted(os.listdir(temporary))
-  return table_lines(results, areas, division, cost) + [
-      '', f'MACs: {cost.source}', f'written to {folder}: {", ".join(names)}']
+  lines = table_lines(results, areas, division, cost) + [
+      '', f'MACs: {cost.source}']
+  if cost.time:
+    lines.append(f'Time: {cost.time.file}, batches of {cost.time.batch_size} '
+                 f'on {cost.time.device}')
+  return lines + [f'written to {folder}: {", ".join(names)}']
 
 
 def _confidence_curves(classifiers, classifier_ids, metrics):
@@ -140,7 +142,8 @@ def _confidence_curves(classifiers, classifier_ids, metrics):
 
 
 def write_summary(
-    path, options, predictions, measured, division, results, areas, cost):
+    path, options, predictions, measured, division, results, areas, cost,
+    recorded):
   """Writes `SUMMARY_JSON`: the record of the run."""
   import matplotlib  # Not before it is needed, as in `figures`.
   summary = {
@@ -176,22 +179,34 @@ def write_summary(
       'versions': {'python': platform.python_version(),
                    'numpy': np.__version__,
                    'matplotlib': matplotlib.__version__},
+      **recorded,
   }
+  if cost.time:
+    summary.update({
+        'ms_source': {'file': os.path.abspath(cost.time.file),
+                      'device': cost.time.device,
+                      'batch_size': cost.time.batch_size},
+        'ms_to_exit': {str(k): nanoseconds / 1e6 for k, nanoseconds in zip(
+            measured['validation'], cost.time.exit_nanoseconds)},
+        'ms_of_plain_network': cost.time.plain_nanoseconds / 1e6})
   with open(path, 'w') as stream:
     json.dump(summary, stream, indent=1)
     stream.write('\n')
 
 
-def write_cascade_csv(path, results, classifier_ids):
+def write_cascade_csv(path, results, classifier_ids, cost):
   """Writes `CASCADE_CSV`: a row per point."""
+  time_columns = list(TIME_COLUMNS) if cost.time else []
   _write_csv(
       path,
-      ['metric', 'method', 'setting'] +
-      [f'threshold_clf{k}' for k in classifier_ids[:-1]] +
-      list(_POINT_COLUMNS) + [f'exit_share_clf{k}' for k in classifier_ids],
+      list(KEY_COLUMNS) +
+      [THRESHOLD_COLUMN.format(k) for k in classifier_ids[:-1]] +
+      list(POINT_COLUMNS) +
+      [EXIT_SHARE_COLUMN.format(k) for k in classifier_ids] + time_columns,
       ([point.metric, point.method, point.setting, *point.thresholds,
-        *(getattr(point, column) for column in _POINT_COLUMNS),
-        *point.exit_shares]
+        *(getattr(point, column) for column in POINT_COLUMNS),
+        *point.exit_shares,
+        *(getattr(point, column) for column in time_columns)]
        for of_metric in results.values()
        for points in of_metric.points.values() for point in points))
 
@@ -251,8 +266,9 @@ def write_ccst_npz(path, results, epsilon_percents, classifier_ids):
   """Writes `CCST_NPZ`: `top1`, `top5` float64 [E, T, classes]."""
   arrays = {metric: of_metric.ccst_thresholds
             for metric, of_metric in results.items()}
-  np.savez(path, epsilon_percent=np.array(epsilon_percents, np.float64),
-           classifiers=np.array(classifier_ids[:-1]), **arrays)
+  np.savez(path, **{
+      CCST_SETTINGS: np.array(epsilon_percents, np.float64),
+      'classifiers': np.array(classifier_ids[:-1]), **arrays})
 
 
 def table_lines(results, areas, division, cost):
@@ -263,12 +279,16 @@ def table_lines(results, areas, division, cost):
            f'{division.fit_split} images, judged on {division.num_judged:,} '
            f'{division.judge_split} images']
   for method in [name for name in EPSILON_METHODS if name in methods][:1]:
-    header = ''.join(f'{title:>10}{"speedup":>9}' for title in titles)
+    time_titles = f'{"ms":>9}{"by time":>9}' if cost.time else ''
+    header = ''.join(
+        f'{title:>10}{"speedup":>9}{time_titles}' for title in titles)
     lines += ['', f'{method:<8}{header}']
     for row in zip(*[of_metric.points[method]
                      for of_metric in results.values()]):
       lines.append(f'{row[0].setting:6.4g} %' + ''.join(
-          f'{point.test_accuracy:10.4f}{point.speedup:9.3f}' for point in row))
+          f'{point.test_accuracy:10.4f}{point.speedup:9.3f}' + (
+              f'{point.ms_per_image:9.4g}{point.speedup_by_time:9.3f}'
+              if cost.time else '') for point in row))
   lines += ['', f'Mean accuracy over cost, {cost.exit_macs[0] / 1e9:.4g} to '
             f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, step 5)',
             ' ' * 8 + ''.join(f'{title:>10}' for title in titles)]

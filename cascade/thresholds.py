@@ -7,7 +7,8 @@ class are [S, T, classes]. At a threshold of infinity no image leaves.
 
 Throughout, `predictions` are the `predictions.CascadePredictions` of the
 fitting split, `epsilon_fractions` [E] is the accuracy that may be given up, and
-`exit_macs` are the cumulative MACs of leaving at each classifier.
+`exit_costs` are the cumulative costs of leaving at each classifier, as whole
+numbers of MACs or, with -cost, of nanoseconds.
 
 To add a method, write its function and add a row to `METHODS`, and its line to
 the figures (`figures.METHOD_LINES`).
@@ -177,7 +178,7 @@ def _num_to_leave(p, m, num_classifiers, num_images):
 # each cost the one with the best accuracy is taken.
 
 
-def pareto(predictions, exit_macs, others):
+def pareto(predictions, exit_costs, others):
   """The best thresholds for each cost.
 
   On the fitting split, no point of `others` is better than the point of the
@@ -185,38 +186,38 @@ def pareto(predictions, exit_macs, others):
   among the costs.
 
   Args:
-    predictions, exit_macs: as everywhere here.
+    predictions, exit_costs: as everywhere here.
     others: float64 [S, T], thresholds of other methods.
 
   Returns:
-    `(gmacs_per_image, thresholds)`: float64 [P], ascending, the cost on the
-    fitting split, and float64 [P, T].
+    `(cost_per_image, thresholds)`: float64 [P], ascending, the mean cost on
+    the fitting split in GMACs or in seconds, and float64 [P, T].
   """
   num_images = len(predictions.correct[0])
   grid = [_grid_values(predictions.confidence[m][predictions.rising(m)], values)
           for m, values in enumerate(others.T)]
-  num_correct, macs = _count_grid(predictions, grid, exit_macs)
-  of_others = macs[tuple(
+  num_correct, costs = _count_grid(predictions, grid, exit_costs)
+  of_others = costs[tuple(
       np.searchsorted(values, column)
       for values, column in zip(grid, others.T))]
   # Beyond 2^53, floats may leave the range that they are to divide.
-  even_costs = np.linspace(macs.min(), macs.max(), _NUM_COSTS).astype(
-      np.int64).clip(macs.min(), macs.max())
+  even_costs = np.linspace(costs.min(), costs.max(), _NUM_COSTS).astype(
+      np.int64).clip(costs.min(), costs.max())
   budgets = np.unique(np.concatenate([of_others, even_costs]))
 
   # The front: cells that are better than all cheaper ones. Among cells of equal
   # cost there may be several of them, the best one last.
-  shape = macs.shape
-  num_correct, macs = num_correct.ravel(), macs.ravel()
-  order = np.argsort(macs, kind='mergesort')
+  shape = costs.shape
+  num_correct, costs = num_correct.ravel(), costs.ravel()
+  order = np.argsort(costs, kind='mergesort')
   best = np.maximum.accumulate(num_correct[order])
   front = order[np.concatenate([[True], best[1:] > best[:-1]])]
   chosen = front[np.unique(
-      np.searchsorted(macs[front], budgets, side='right') - 1)]
+      np.searchsorted(costs[front], budgets, side='right') - 1)]
   thresholds = np.stack(
       [values[index] for values, index in zip(
           grid, np.unravel_index(chosen, shape))], axis=1)
-  return macs[chosen] / (num_images * 1e9), thresholds
+  return costs[chosen] / (num_images * 1e9), thresholds
 
 
 def _grid_values(confidence, other_values):
@@ -226,29 +227,29 @@ def _grid_values(confidence, other_values):
       confidence[ranks], other_values, [np.inf]]))
 
 
-def _count_grid(predictions, grid, exit_macs):
-  """Right answers and total MACs of every combination of thresholds.
+def _count_grid(predictions, grid, exit_costs):
+  """Right answers and total cost of every combination of thresholds.
 
   All that matters about an image is how many grid values each of its
   confidences reaches, so all combinations follow from one histogram.
 
   Returns:
-    `(num_correct, macs)`: int64 [thresholds of clf0, of clf1], over all images.
+    `(num_correct, costs)`: int64 [thresholds of clf0, of clf1], all images'.
   """
   # An image passes threshold i unless its bin is beyond i.
   bins = [_bins(predictions, m, values) for m, values in enumerate(grid)]
   shape = tuple(len(values) for values in grid)
-  num_correct, macs = np.zeros((2,) + shape, np.int64)
+  num_correct, costs = np.zeros((2,) + shape, np.int64)
   everybody = np.ones(len(predictions.correct[0]), bool)
-  for m, macs_of_exit in enumerate(exit_macs):
+  for m, cost_of_exit in enumerate(exit_costs):
     for total, images, weight in ((num_correct, predictions.correct[m], 1),
-                                  (macs, everybody, macs_of_exit)):
+                                  (costs, everybody, cost_of_exit)):
       # Those that come as far as classifier m, less those that go on.
       leaving = _count_remaining(bins[:m], images, shape)
       if m < len(bins):
         leaving = leaving - _count_remaining(bins[:m + 1], images, shape)
       total += weight * leaving
-  return num_correct, macs
+  return num_correct, costs
 
 
 def _bins(predictions, m, values):
@@ -296,12 +297,12 @@ class Fitting:
   Methods may build on each other, so each is fitted at most once.
   """
 
-  def __init__(self, predictions, epsilon_percents, num_classes, exit_macs):
+  def __init__(self, predictions, epsilon_percents, num_classes, cost):
     self.predictions = predictions
     self.epsilon_percents = epsilon_percents
     self.epsilon_fractions = np.array(epsilon_percents) / 100.
     self.num_classes = num_classes
-    self.exit_macs = exit_macs
+    self.cost = cost  # `macs.NetworkCost`.
     self._fitted = {}
 
   def fit(self, method):
@@ -333,7 +334,13 @@ def _fit_budgeted(fitting):
 def _fit_pareto(fitting):
   others = np.concatenate([fitting.fit(method).thresholds
                            for method in ('cst', 'global', 'budgeted')])
-  return Fitted(*pareto(fitting.predictions, fitting.exit_macs, others))
+  time = fitting.cost.time
+  if not time:
+    return Fitted(*pareto(
+        fitting.predictions, fitting.cost.exit_macs, others))
+  seconds, thresholds = pareto(
+      fitting.predictions, time.exit_nanoseconds, others)
+  return Fitted(1000 * seconds, thresholds)
 
 
 class Method(typing.NamedTuple):
@@ -353,6 +360,13 @@ METHODS = {
 }
 EPSILON_METHODS = [name for name, method in METHODS.items()
                    if method.setting == EPSILON_SETTING]
+
+
+def setting_label(method, is_by_time):
+  """What a setting of a method is, where cost is measured time or MACs."""
+  if method == 'pareto' and is_by_time:
+    return 'Cost where fitted (ms per image)'
+  return METHODS[method].setting
 
 
 def check_methods(methods, num_classifiers):

@@ -212,6 +212,20 @@ def test_class_names_of_imagenet(tmp_path):
     assert record['image/class/text'] == [class_names[label - 1].encode()]
 
 
+def test_class_names_of_a_file(tmp_path, capsys):
+  names = tmp_path / 'names.txt'
+  names.write_text(''.join(f'{synset} the {synset}\n' for synset in SYNSETS))
+  dataset = Dataset(tmp_path).save()
+  dataset.build('--class_names', str(names))
+  assert read_dataset_json(dataset)['class_names'] == [
+      f'the {synset}' for synset in SYNSETS]
+  shutil.rmtree(dataset.output)
+  for content in (b'n01440764\n', b'n01440764 \xff\n'):
+    names.write_bytes(content)
+    assert builder.main(dataset.arguments('--class_names', str(names))) == 1
+    assert f'{names}: not a synset' in capsys.readouterr().err
+
+
 def test_nothing_here_needs_tensorflow(dataset):
   code = ('import sys; sys.modules["tensorflow"] = None\n'
           'import build_imagenet_tfrecords as builder, verify_records\n'

@@ -9,12 +9,15 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import analyze_imagenet_labels
+import cascade_results
 import dump_names
+import stage_seconds
 from cascade import figures, report, thresholds
 from dump_folders import (
     cut_into_shards, publish, random_softmaxes, write_split)
@@ -185,6 +188,117 @@ def test_files_columns_and_settings(folder, drawn, capsys):
         share * macs / 1e9 for share, macs in zip(shares, EXIT_MACS)))
     assert float(row['speedup']) == pytest.approx(PLAIN_MACS / 1e9 / gmacs)
     assert (row['threshold_clf0'] == '') == (row['method'] == 'ccst')
+
+
+def test_network_weights_and_names_reach_those_who_run_the_cascade(folder):
+  record = json.loads((folder / 'cascade.json').read_text())
+  record['class_names'] = [f'class {i}' for i in range(1, NUM_CLASSES)]
+  for k, entry in enumerate(record['exits']):
+    entry['origin'] = {
+        'trunk_checkpoint': 'trunk', 'trunk_sha256': f'{k}a', 'flags': {},
+        'head_checkpoint': f'head{k}', 'head_sha256': f'{k}b'}
+  (folder / 'cascade.json').write_text(json.dumps(record))
+  analyze(folder)
+  results = cascade_results.load(str(out(folder)))
+  assert results.summary['class_names'] == record['class_names']
+  assert results.summary['num_classes'] == NUM_CLASSES
+  sources = {k: types.SimpleNamespace(**entry['origin'])
+             for k, entry in enumerate(record['exits'])}
+  cascade_results.check_weights(
+      results, [0, 1, 2], {'num_classes': NUM_CLASSES}, sources)
+  for row in read_csv(folder)[::50]:
+    choice = cascade_results.choose(
+        results, f"{row['method']}:{row['setting']}", row['metric'])
+    assert choice.row['test_accuracy'] == float(row['test_accuracy'])
+    if row['method'] == 'ccst':
+      assert choice.thresholds.shape == (2, NUM_CLASSES)
+    else:
+      assert choice.thresholds.tolist() == np.float32(
+          [row['threshold_clf0'], row['threshold_clf1']]).tolist()
+
+
+# In the order of the MACs no longer: clf1 takes less time than clf0.
+MS_TO_EXIT, PLAIN_MS = [20., 15., 50.], 45.
+
+
+@pytest.fixture
+def measured_time(tmp_path):
+  path = str(tmp_path / 'stage_seconds.json')
+  stage_seconds.write(path, stage_seconds.StageSeconds(
+      {'resnet_version': 2, 'resnet_size': 18, 'image_size': 32,
+       'num_classes': NUM_CLASSES}, 'a CPU', {}, {},
+      [1, 8], {k: [1., ms / 1000] for k, ms in enumerate(MS_TO_EXIT)},
+      [1., PLAIN_MS / 1000]))
+  return path
+
+
+def test_cost_in_time(folder, measured_time, drawn, capsys):
+  analyze(folder, '-cost', measured_time)
+  assert sorted(os.listdir(str(out(folder)))) == sorted(FILES + [
+      f'accuracy_vs_ms_{metric}.{kind}' for metric in ('top1', 'top5')
+      for kind in ('pdf', 'png')])
+  printed = capsys.readouterr().out
+  assert f'Time: {measured_time}, batches of 8 on a CPU\n' in printed
+  summary = json.loads((out(folder) / 'summary.json').read_text())
+  assert summary['ms_source'] == {
+      'file': measured_time, 'device': 'a CPU', 'batch_size': 8}
+  assert summary['ms_to_exit'] == dict(zip('012', MS_TO_EXIT))
+  assert summary['ms_of_plain_network'] == PLAIN_MS
+  rows = read_csv(folder)
+  assert list(rows[0])[-2:] == ['ms_per_image', 'speedup_by_time']
+  for row in rows:
+    ms = sum(float(row[f'exit_share_clf{k}']) * MS_TO_EXIT[k] for k in range(3))
+    assert float(row['ms_per_image']) == pytest.approx(ms)
+    assert float(row['speedup_by_time']) == pytest.approx(PLAIN_MS / ms)
+  first = rows[0]
+  assert (f"{float(first['test_accuracy']):10.4f}{float(first['speedup']):9.3f}"
+          f"{float(first['ms_per_image']):9.4g}"
+          f"{float(first['speedup_by_time']):9.3f}") in printed
+
+
+def test_pareto_is_fitted_to_time(folder, measured_time):
+  """On the images that fitted, nothing is better at its time or below."""
+  for name in os.listdir(str(folder)):  # Judged on the images that fit.
+    if name.startswith(('validation', 'clf')) and 'train' not in name:
+      (folder / name).unlink()
+  write_split(folder, 'validation', make_labels('train'), {
+      k: make_softmaxes('train', k) for k in range(3)})
+  analyze(folder, '-cost', measured_time, '-metric', 'top1')
+  by_method = {}
+  for row in read_csv(folder):
+    by_method.setdefault(row['method'], []).append((
+        float(row['ms_per_image']), float(row['test_accuracy']),
+        float(row['setting'])))
+  front = by_method['pareto']
+  assert [setting for _, _, setting in front] == pytest.approx(
+      [ms for ms, _, _ in front])
+  assert front == sorted(front)
+  for ms, accuracy, _ in by_method['cst'] + by_method['budgeted']:
+    assert accuracy <= max(
+        best for cost, best, _ in front if cost <= ms + 1e-9)
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'num_classes': 1001}, 'of another network (num_classes 1001, and the '
+     'dumps have 12)'),
+    ({'exits': [{'classifier_id': k, 'seconds_per_image': [1, 1]}
+                for k in (0, 2)]}, 'classifiers 0, 2, and the dumps are of 0, '
+     '1, 2'),
+    ({'batch_sizes': [8, 1]}, 'do not ascend')])
+def test_time_of_something_else(folder, measured_time, change, words):
+  with open(measured_time) as stream:
+    record = json.load(stream)
+  with open(measured_time, 'w') as stream:
+    json.dump({**record, **change}, stream)
+  message = error_of(folder, '-cost', measured_time)
+  assert measured_time in message and words in message
+
+
+def test_names_that_do_not_fit(folder):
+  record = json.loads((folder / 'cascade.json').read_text())
+  record['class_names'] = ['one']
+  (folder / 'cascade.json').write_text(json.dumps(record))
+  assert 'class_names is not a list of 11 names' in error_of(folder)
 
 
 def test_two_classifiers_and_epsilons(folder):

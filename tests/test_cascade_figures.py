@@ -14,7 +14,7 @@ import pytest
 from cascade import figures
 from cascade.analysis import MetricResults
 from cascade.evaluation import Point, confidence_curve
-from cascade.macs import NetworkCost
+from cascade.macs import NetworkCost, TimeCost
 from cascade.thresholds import METHODS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -49,13 +49,16 @@ def make_points(metric, method, settings, accuracies, cost):
     shares = np.interp(np.arange(len(gmacs)) / (len(gmacs) - 1.),
                        [0, 1], [1 - progress, progress]) + 1e-3
     shares /= shares.sum()
+    time = {}
+    if cost.time:
+      time['ms_per_image'] = np.dot(shares, cost.time.exit_nanoseconds) / 1e6
     accuracy = accuracies[0] + (accuracies[-1] - accuracies[0]) * (
         1 - (1 - progress) ** 2.5) - .002 * list(METHODS).index(method)
     points.append(Point(
         metric, method, float(setting), (.5,) * (len(gmacs) - 1), accuracy,
         accuracy - .01, accuracy + .01,
         gmacs[0] + (gmacs[-1] - gmacs[0]) * progress, 1.,
-        tuple(shares.tolist())))
+        tuple(shares.tolist()), **time))
   return points
 
 
@@ -94,6 +97,12 @@ def two_classifiers(exit_macs=(10**9, 2 * 10**9), plain_macs=19 * 10**8,
           'mine', 'mine.json', list(exit_macs), plain_macs, False), **options)
 
 
+def measured_time(exit_nanoseconds=(12000000, 21000000, 25000000), **options):
+  """`make_input` with the time of the paper's network."""
+  return make_input(cost=COST._replace(time=TimeCost(
+      list(exit_nanoseconds), 24000000, 'time.json', 'CPU', 32)), **options)
+
+
 def no_images():
   results, _, classifier_ids, cost = two_classifiers(metrics=['top1'])
   curve = confidence_curve(np.zeros(0), np.zeros(0, bool))
@@ -121,6 +130,9 @@ INPUTS = collections.OrderedDict([
         exit_macs=(4000000000, 4000000001), plain_macs=4000000000)),
     ('tiny network', lambda: two_classifiers(
         metrics=['top1'], exit_macs=(12345, 23456), plain_macs=23000)),
+    ('time', measured_time),
+    ('a later exit takes less time', lambda: measured_time(
+        (25000000, 21000000, 24100000), metrics=['top1'], methods=['cst'])),
     ('no images', no_images),
 ])
 
@@ -268,6 +280,36 @@ def test_bolukbasi_of_the_paper_at_top5_alone(paper_figures, monkeypatch):
   other_network = drawn(*two_classifiers(metrics=['top5']),
                         monkeypatch=monkeypatch)
   assert label not in legend_texts(other_network['accuracy_vs_macs_top5'])
+
+
+def test_accuracy_vs_ms(monkeypatch):
+  """The same beside it, but for Bolukbasi's speedups, which are in MACs."""
+  of_time = drawn(*measured_time(methods=['cst', 'pareto']),
+                  monkeypatch=monkeypatch)
+  assert list(of_time) == [
+      'accuracy_vs_macs_top1', 'accuracy_vs_macs_top5', 'accuracy_vs_ms_top1',
+      'accuracy_vs_ms_top5', 'confidence_clf', 'exit_shares']
+  figure = of_time['accuracy_vs_ms_top5']
+  axes, = figure.axes
+  assert axes.get_xlabel() == 'Cost (ms per image)'
+  assert [text.split(',')[0] for text in legend_texts(figure)] == [
+      'cst', 'pareto', 'plain network', 'all at one classifier']
+  points = make_points('top5', 'cst', EPSILONS, ACCURACIES['top5'],
+                       measured_time()[-1])
+  np.testing.assert_array_equal(
+      axes.lines[0].get_xdata(), [point.ms_per_image for point in points])
+  assert line_of(axes, 'plain network').get_xdata().tolist() == [24]
+  assert line_of(axes, 'all at one classifier').get_xdata().tolist() == [
+      12, 21, 25]
+  assert 'ε = 5 %' in [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize('make, unit', [
+    (make_input, 'GMACs'), (measured_time, 'ms')])
+def test_exit_shares_of_pareto_alone(make, unit, monkeypatch):
+  panel = drawn(*make(metrics=['top1'], methods=['pareto']),
+                monkeypatch=monkeypatch)['exit_shares'].axes[0]
+  assert panel.get_xlabel() == f'Cost where fitted ({unit} per image)'
 
 
 def test_bolukbasi_as_published():

@@ -100,6 +100,44 @@ def test_one_pass_records_what_single_runs_do(tmp_path):
   assert read(tmp_path)['plain_network_macs'] == 2510
 
 
+NAMES = [f'class {i}' for i in range(1, 11)]
+
+
+def test_class_names_are_kept(tmp_path):
+  write(tmp_path, [1])
+  assert 'class_names' not in read(tmp_path)
+  write(tmp_path, [1], network=NETWORK._replace(class_names=NAMES))
+  assert read(tmp_path)['class_names'] == NAMES
+  write(tmp_path, [2])
+  assert read(tmp_path)['class_names'] == NAMES
+  for k in (1, 2):  # The names go with the last of the dumps.
+    (tmp_path / f'clf{k}_all_probabilities.npy').unlink()
+  write(tmp_path, [0], network=NETWORK._replace(num_classes=12))
+  assert 'class_names' not in read(tmp_path)
+
+
+def test_what_the_record_says_of_network_and_weights(tmp_path):
+  known = dump_record.network_and_weights
+  assert known(str(tmp_path), [0, 2]) == {}
+  write(tmp_path, [0, 1, 2], network=NETWORK._replace(class_names=NAMES))
+  weights = {'head_checkpoint': 'model.ckpt', 'trunk_sha256': '0b' * 32,
+             'head_sha256': '0a' * 32}
+  assert known(str(tmp_path), [0, 2]) == {
+      'resnet_version': 2, 'resnet_size': 18, 'image_size': 32,
+      'num_classes': 11, 'exits': {'0': weights, '2': weights},
+      'class_names': NAMES}
+  path = tmp_path / 'cascade.json'
+  path.write_text('{"exits": [{"classifier_id": 0}]}')  # By hand.
+  assert known(str(tmp_path), [0]) == {'exits': {'0': {}}}
+  for fields, words in (
+      ('"class_names": ["a"]', 'num_classes is missing'),
+      ('"class_names": ["a"], "num_classes": 3', 'not a list of 2 names'),
+      ('"class_names": ["a"], "num_classes": "3"', 'cascade.json: ')):
+    path.write_text('{"exits": [], %s}' % fields)
+    message = refused(known, str(tmp_path), [0])
+    assert message.startswith(f'{path}: ') and words in message
+
+
 def test_dumping_again_replaces_the_entry(tmp_path):
   write(tmp_path, [0, 2], 'old')
   write(tmp_path, [0], 'new')

@@ -242,7 +242,7 @@ def test_image_that_cannot_be_decoded(own_data, k):
 def test_label_out_of_range(own_data):
   path = own_data / 'dataset.json'
   fields = json.loads(path.read_text())
-  fields['num_classes'] = 10
+  fields.update(num_classes=10, class_names=None)
   path.write_text(json.dumps(fields))
   message = refused(*step3(0))
   assert 'label 10' in message and '.JPEG' in message

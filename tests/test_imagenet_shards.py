@@ -46,7 +46,7 @@ def write_dataset_json(folder, content):
 
 def test_without_dataset_json_it_is_imagenet(tmpdir):
   info = read_dataset_info(str(tmpdir))
-  assert info == (1001, {'train': 1281167, 'validation': 50000})
+  assert info == (1001, {'train': 1281167, 'validation': 50000}, None)
   info.num_images['train'] = 7  # Is the caller's own.
   assert read_dataset_info(str(tmpdir)).num_images['train'] == 1281167
 
@@ -59,6 +59,14 @@ def test_dataset_json_has_its_say(tmpdir):
       11, {'train': 4000, 'validation': 500})
 
 
+def test_class_names(tmpdir):
+  write_dataset_json(tmpdir, json.dumps({
+      'num_classes': 3, 'num_images': {'train': 4, 'validation': 4},
+      'class_names': ['tench', 'great white shark']}))
+  assert read_dataset_info(str(tmpdir)).class_names == [
+      'tench', 'great white shark']
+
+
 @pytest.mark.parametrize('content', [
     '', '{"num_classes": 11', '[]', '7', 'null', '{}',
     '{"num_classes": 11}',
@@ -69,7 +77,10 @@ def test_dataset_json_has_its_say(tmpdir):
     '{"num_classes": 0, "num_images": {"train": 4, "validation": 4}}',
     '{"num_classes": 1e999, "num_images": {"train": 4, "validation": 4}}',
     pytest.param('[' * 10**5, id='nested'),
-    '{"num_images": {"train": 4, "validation": 4}}'])
+    '{"num_images": {"train": 4, "validation": 4}}',
+    *('{"num_classes": 3, "num_images": {"train": 4, "validation": 4}, '
+      '"class_names": %s}' % names
+      for names in ('["a"]', '["a", "b", "c"]', '["a", 5]', '"ab"', '{}'))])
 def test_dataset_json_of_another_content_is_named(tmpdir, content):
   write_dataset_json(tmpdir, content)
   message = message_of(read_dataset_info, str(tmpdir))

@@ -125,6 +125,7 @@ def test_one_pass_equals_one_by_one(world, one_pass):
     del origin['trunk_checkpoint']
   assert records[0] == records[1]
   assert [entry['classifier_id'] for entry in records[0]['exits']] == [0, 1, 2]
+  assert records[0]['class_names'] == [f'class {i}' for i in range(1, 11)]
 
 
 def test_replicas_dump_the_same(world, one_pass):

@@ -11,7 +11,8 @@ import pytest
 
 import make_demo_dataset as demo
 
-FILES = (demo.TRAIN_ARCHIVE, demo.VALIDATION_ARCHIVE, demo.LABELS_FILE)
+FILES = (demo.TRAIN_ARCHIVE, demo.VALIDATION_ARCHIVE, demo.LABELS_FILE,
+         demo.NAMES_FILE)
 
 
 def make(folder, *arguments):
@@ -30,7 +31,7 @@ def tar_members(content):
 
 
 def test_layout_is_that_of_imagenet(tmp_path):
-  train, validation, labels = make(tmp_path)
+  train, validation, labels, names = make(tmp_path)
   synsets = [f'n{i:08d}' for i in range(1, 11)]
   inner_tars = tar_members(train)
   assert [name for name, _ in inner_tars] == [
@@ -46,11 +47,14 @@ def test_layout_is_that_of_imagenet(tmp_path):
   assert sorted(counts) == synsets
   assert sum(counts.values()) == 35
   assert set(counts.values()) == {3, 4}
+  assert names.decode().splitlines()[:2] == [
+      'n00000001 disc', 'n00000002 ring']
+  assert [line.split()[0] for line in names.decode().splitlines()] == synsets
   assert sorted(os.listdir(str(tmp_path))) == sorted(FILES)
 
 
 def test_kinds_of_image_are_those_of_imagenet(tmp_path):
-  train, validation, _ = make(tmp_path)
+  train, validation, _, _ = make(tmp_path)
   images = [Image.open(io.BytesIO(data)) for _, content in tar_members(train)
             for _, data in tar_members(content)]
   assert collections.Counter(
@@ -67,7 +71,7 @@ def test_same_arguments_give_the_same_bytes(tmp_path):
   first = make(tmp_path / 'first')
   assert make(tmp_path / 'second') == first
   other = make(tmp_path / 'other', '--seed', '1')
-  assert all(a != b for a, b in zip(first, other))
+  assert all(a != b for a, b in zip(first[:3], other))
   # The validation split does not depend on the size of the other one.
   more = make(tmp_path / 'more', '--train_images', '70')
   assert more[1:] == first[1:] and more[0] != first[0]

@@ -79,6 +79,7 @@ def test_published_commands(home):
                        .decode())
   assert dataset['num_classes'] == 11
   assert dataset['num_images'] == {'train': 30, 'validation': 20}
+  assert dataset['class_names'] == list(make_demo_dataset.SHAPE_NAMES)
 
 
 def test_shard_counts_and_further_options(home):

@@ -117,6 +117,9 @@ def make_data_set(data_dir, split_shards, num_classes, first_number=0):
          for i, (jpeg, label) in enumerate(images)), split_shards[split])
     rows[split] = [images[i] for i in reading_order(split_shards[split])]
   with open(os.path.join(data_dir, 'dataset.json'), 'w') as dataset_file:
-    json.dump({'num_classes': num_classes, 'num_images': {
-        split: len(rows[split]) for split in rows}}, dataset_file)
+    json.dump({
+        'num_classes': num_classes,
+        'num_images': {split: len(rows[split]) for split in rows},
+        'class_names': [f'class {label}' for label in range(1, num_classes)],
+    }, dataset_file)
   return rows

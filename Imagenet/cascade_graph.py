@@ -1,0 +1,104 @@
+"""The network with images that leave: the cascade in one graph.
+
+After each early exit the confident images leave, and the rest of the network
+runs on the others alone:
+
+  images -> stage 0 -> head 0: is the confidence at least the threshold?
+              |          yes: the image leaves at clf0
+              |
+              +- maps of the others -> stage 1 -> head 1 ... -> clf2
+
+Where nobody is left, nothing more is computed. Stages, heads and variables are
+those of `resnet_model.py`.
+"""
+
+import typing
+
+from tf_compat import tf
+
+import resnet_model
+
+# From metric to how many of the largest softmaxes its confidence adds up
+# (paper, section 3).
+CONFIDENCE_TERMS = {'top1': 1, 'top5': 5}
+
+
+class CascadeOutput(typing.NamedTuple):
+  """What each image's exit answers, in the order of the images."""
+  probabilities: typing.Any  # float32 [batch, classes], the softmax
+  top5_classes: typing.Any   # int32 [batch, 5], best first
+  confidences: typing.Any    # float32 [batch]
+  exits: typing.Any          # int32 [batch], the classifier that it left at
+
+
+def build(model, images, classifier_ids, thresholds, metric,
+          is_per_class=False):
+  """Builds the cascade.
+
+  Args:
+    model: a `resnet_model.Model`.
+    images: float [batch, height, width, 3], preprocessed.
+    classifier_ids: of the cascade, ascending; the last one accepts everything.
+    thresholds: of all classifiers but the last, float32 [batch, T], for each
+      image its own. At infinity it does not leave.
+    metric: of `CONFIDENCE_TERMS`.
+    is_per_class: thresholds are [T, classes] instead, and each image has those
+      of the class that the classifier predicts.
+
+  Returns:
+    `CascadeOutput` of tensors.
+  """
+  def run_from(exit_index, feature_map, thresholds):
+    """The output of images that get as far as an exit.
+
+    Args:
+      exit_index: of `classifier_ids`.
+      feature_map: where the exit before is, or the images.
+      thresholds: of these images.
+    """
+    k = classifier_ids[exit_index]
+    first_stage = classifier_ids[exit_index - 1] + 1 if exit_index else 0
+    for stage in range(first_stage, k + 1):
+      feature_map = model.stage(feature_map, stage, training=False)
+    answer = _answer(model.head(feature_map, k, training=False), k, metric)
+    if exit_index == len(classifier_ids) - 1:
+      return answer
+    if is_per_class:
+      threshold = tf.gather(thresholds[exit_index], answer.top5_classes[:, 0])
+    else:
+      threshold = thresholds[:, exit_index]  # [batch]
+    leaves = answer.confidences >= threshold  # A NaN does not.
+    leaving = _row_numbers(leaves)
+    staying = _row_numbers(tf.logical_not(leaves))
+    rest = tf.cond(
+        tf.size(staying) > 0,
+        lambda: run_from(
+            exit_index + 1, tf.gather(feature_map, staying),
+            thresholds if is_per_class else tf.gather(thresholds, staying)),
+        lambda: CascadeOutput(*[value[:0] for value in answer]))
+    return CascadeOutput(*[
+        tf.dynamic_stitch([leaving, staying], [tf.gather(value, leaving), other])
+        for value, other in zip(answer, rest)])
+
+  with model.scope():
+    return run_from(0, tf.cast(images, model.dtype), thresholds)
+
+
+def _answer(logits, classifier_id, metric):
+  """`CascadeOutput` of one classifier.
+
+  The confidence is added up in double precision, as the analysis does it.
+  Rounding keeps the order: what reaches a threshold there reaches it here,
+  where both are rounded to float32.
+  """
+  output = resnet_model.exit_output(logits)
+  terms = output.top5_probabilities[:, :CONFIDENCE_TERMS[metric]]
+  confidences = tf.to_float(tf.reduce_sum(tf.to_double(terms), axis=1))
+  return CascadeOutput(
+      output.probabilities, output.top5_classes, confidences,
+      tf.fill(tf.shape(confidences), classifier_id))
+
+
+def _row_numbers(is_chosen):
+  """int32 [chosen], from bool [batch]."""
+  return tf.to_int32(tf.where(is_chosen)[:, 0])

@@ -1,0 +1,1 @@
+../Imagenet_tools/image_files.py
