@@ -78,5 +78,17 @@ analysis=(python3 analyze_imagenet_labels.py -dataset_path "$IMAGENET_HOME"
   -softmax_dir_to_validate_against "$demo/resnet/output_softmax")
 run "${analysis[@]}"
 run "${analysis[@]}" -output_dir "$demo/results"
+
+# Step 8: the cascade itself, on the validation records and on four images.
+run cd "$demo/resnet"
+cascade=(python3 run_cascade.py -rv 2 -rs 18 --image_size "${IMAGE_SIZE:-64}"
+  -pmcp "$trunk" --head_model_dirs checkpoints/clf0,checkpoints/clf1
+  --num_gpus 0 --results "$demo/results" --choose cst:10)
+run "${cascade[@]}" --data_dir "$IMAGENET_HOME/tf_records" \
+  --split validation --output_dir "$demo/cascade"
+run mkdir -p "$demo/photos"
+run tar xf "$IMAGENET_HOME/ILSVRC2012_img_val.tar" -C "$demo/photos" \
+  ILSVRC2012_val_0000000{1..4}.JPEG
+run "${cascade[@]}" "$demo/photos"
 printf '\nDone in %d min %02d s. The figures are in %s.\n' \
   $((SECONDS / 60)) $((SECONDS % 60)) "$demo/results"

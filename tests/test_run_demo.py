@@ -33,7 +33,8 @@ def test_steps_end_to_end(tmp_path):
   assert re.findall(r'^\$ (?:python3 )?(\S+)', finished.stdout, re.M) == (
       ['source', 'mkdir', 'cp', 'export', 'cp', 'cd', 'make_demo_dataset.py',
        'export', './preprocess_imagenet.sh', 'cd'] + ['imagenet_main.py'] * 5 +
-      ['cd'] + ['analyze_imagenet_labels.py'] * 2)
+      ['cd'] + ['analyze_imagenet_labels.py'] * 2 +
+      ['cd', 'run_cascade.py', 'mkdir', 'tar', 'run_cascade.py'])
   assert re.search(STEP_4, finished.stdout)
 
   # Dumps hold the records' images, and the labels that step 2 wrote.
@@ -43,6 +44,12 @@ def test_steps_end_to_end(tmp_path):
     assert len(labels) == num_images
     np.testing.assert_array_equal(
         labels, np.load(str(folder / f'imagenet/{split}_non_onehot.npy')))
+
+  # The cascade did what the analysis expects of it.
+  run = json.loads((folder / 'cascade' / 'run.json').read_text())
+  assert run['num_images'] == 33
+  assert abs(run['top1'] - run['expected']['test_accuracy']) < .01
+  assert len(re.findall(r'\.JPEG: .*, clf[012]$', finished.stdout, re.M)) == 4
 
   # The cost of this network, and the figures.
   record = json.loads((dumps / 'cascade.json').read_text())
