@@ -77,8 +77,9 @@ def build(model, images, classifier_ids, thresholds, metric,
             thresholds if is_per_class else tf.gather(thresholds, staying)),
         lambda: CascadeOutput(*[value[:0] for value in answer]))
     return CascadeOutput(*[
-        tf.dynamic_stitch([leaving, staying], [tf.gather(value, leaving), other])
-        for value, other in zip(answer, rest)])
+        tf.dynamic_stitch(
+            [leaving, staying], [tf.gather(value, leaving), of_rest])
+        for value, of_rest in zip(answer, rest)])
 
   with model.scope():
     return run_from(0, tf.cast(images, model.dtype), thresholds)

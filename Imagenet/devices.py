@@ -107,6 +107,11 @@ def gpu_environment(gpu_thread_mode, num_gpus):
   return environment
 
 
+# To set before the first session where images leave: else cuDNN times its
+# algorithms anew for every number of images left (tensorflow issue 5048).
+CASCADE_ENVIRONMENT = {'TF_CUDNN_USE_AUTOTUNE': '0'}
+
+
 def describe(devices):
   """What the computation runs on, for people: 'CPU, 2 cores, AMD EPYC ...'."""
   if devices.num_gpus:

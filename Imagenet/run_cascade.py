@@ -6,8 +6,7 @@ Images and folders of images, a line each:
 
 A split of the records, with accuracy and speed beside the plain network's:
 
-  python3 run_cascade.py ... --results RESULTS --choose "speedup>=1.2" \
-      --data_dir tf_records --split validation --output_dir OUT
+  python3 run_cascade.py ... --results RESULTS --choose cst:2 --split validation
 
 With --export_dir it writes a SavedModel, with --profile_stages it measures what
 it takes to get to each exit. Each may be asked for alone, or together.
@@ -101,9 +100,7 @@ def run_cascade(flags_obj, paths):
       intra_op_threads=flags_obj.intra_op_parallelism_threads,
       input_threads=flags_obj.datasets_num_private_threads)
   os.environ.update(devices_lib.gpu_environment(None, devices.num_gpus))
-  # Else cuDNN times its algorithms anew for every number of images left
-  # (tensorflow issue 5048).
-  os.environ['TF_CUDNN_USE_AUTOTUNE'] = '0'
+  os.environ.update(devices_lib.CASCADE_ENVIRONMENT)
   cascade = _cascade(flags_obj, dataset, devices)
   if flags_obj.output_dir:
     with explain_error(flags_obj.output_dir, 'name another --output_dir'):

@@ -180,7 +180,7 @@ def benchmark(args):
   """Measures everything, prints the table and writes the file."""
   devices = devices_lib.resolve(num_local_gpus(), max(args.batch_sizes))
   os.environ.update(devices_lib.gpu_environment(None, devices.num_gpus))
-  os.environ['TF_CUDNN_USE_AUTOTUNE'] = '0'  # As in `run_cascade.py`.
+  os.environ.update(devices_lib.CASCADE_ENVIRONMENT)
   stack = 'tf' + tf.VERSION.split('.')[0]
   device = devices_lib.describe(devices)
   machine = re.sub('[^A-Za-z0-9]+', '_', device).strip('_')
