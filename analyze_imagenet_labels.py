@@ -81,7 +81,7 @@ def parse_arguments(argv):
       help='how thresholds are found (all): cst, per classifier, as in the '
       'paper; global, one for all; ccst, per classifier and predicted class; '
       'budgeted, from given exit shares, as in MSDNet; pareto, the best for '
-      'each cost')
+      'each cost; risk, those of pareto that keep epsilon with a guarantee')
   add('epsilons', type=_percents, metavar='0,1,1.8',
       help='accuracy that may be given up, in percent; in place of the three '
       'below')
@@ -95,6 +95,8 @@ def parse_arguments(argv):
       help='where thresholds are fitted: train (as in the paper; the '
       'validation split judges), or one half of the validation split, chosen '
       'at random with a fixed seed (the other half judges)')
+  add('risk_delta', type=float, default=.1, metavar='FRACTION',
+      help='how often the guarantee of risk may be broken (0.1)')
   add('macs', default='exact', metavar='exact|published|FILE.json',
       help='cost of each exit: exact (default), from cascade.json beside the '
       'dumps or else ResNet-v2-50\'s; published, the spreadsheet of the paper; '
@@ -121,6 +123,8 @@ def parse_arguments(argv):
   ends = arguments.epsilons or [arguments.epsilon_low, arguments.epsilon_high]
   if not all(0 <= epsilon <= 100 for epsilon in ends):
     parser.error('epsilons are percent, from 0 to 100')
+  if not 0 <= arguments.risk_delta < 1:
+    parser.error('-risk_delta: from 0 to below 1')
   if arguments.epsilons is None:
     if not 1 <= arguments.num_epsilons <= MOST_EPSILONS:
       parser.error(f'-num_epsilons: from 1 to {MOST_EPSILONS:,}')
@@ -290,7 +294,7 @@ def write_cascade(arguments, read, measured, cost, recorded, num_classes):
         of_split, arguments.fit_on, count_unfilled_rows)
     return division, analysis.analyse(
         of_split, division, arguments.metric, arguments.method,
-        arguments.epsilons, num_classes, cost)
+        arguments.epsilons, arguments.risk_delta, num_classes, cost)
 
   division, results = analyse(arguments.count_unfilled_rows)
   other_results = None

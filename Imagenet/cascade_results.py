@@ -27,8 +27,12 @@ KEY_COLUMNS = ('metric', 'method', 'setting')
 # What it comes to, in fields of `evaluation.Point`; behind the thresholds.
 POINT_COLUMNS = ('test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
                  'gmacs_per_image', 'speedup')
-# The last columns, if time was measured (-cost); fields of `Point` as well.
+# Then, if time was measured (-cost); fields of `Point` as well.
 TIME_COLUMNS = ('ms_per_image', 'speedup_by_time')
+# The last columns: against the last classifier alone, on the same images, and
+# how sure the cost is; fields of `Point` as well.
+PAIRED_COLUMNS = ('accuracy_drop', 'accuracy_drop_low', 'accuracy_drop_high',
+                  'gmacs_low', 'gmacs_high')
 # For each classifier, the last of which has no threshold.
 THRESHOLD_COLUMN = 'threshold_clf{}'
 EXIT_SHARE_COLUMN = 'exit_share_clf{}'
@@ -60,10 +64,6 @@ class Results(typing.NamedTuple):
   rows: list            # Of `CASCADE_CSV`, each as `Choice.row`.
   classifier_ids: list  # Of the cascade, ascending.
 
-  def plain_accuracy(self, metric):
-    """Of the last classifier on the judging images, a fraction."""
-    return self.summary['judged_classifier_accuracy'][metric][-1]
-
 
 def load(folder):
   """Reads the results in a folder.
@@ -77,15 +77,9 @@ def load(folder):
   if not os.path.isdir(folder):
     raise UserError(f'--results {folder}: no such folder; it is the '
                     '-output_dir of analyze_imagenet_labels.py')
-  summary = _read(folder, SUMMARY_JSON, json.load)
+  summary = _read(folder, SUMMARY_JSON, _read_summary)
   rows, classifier_ids = _read(folder, CASCADE_CSV, _read_rows)
-  results = Results(folder, summary, rows, classifier_ids)
-  try:
-    for metric in {row['metric'] for row in rows}:
-      results.plain_accuracy(metric)
-  except (KeyError, TypeError, IndexError) as error:
-    raise _damaged(os.path.join(folder, SUMMARY_JSON), error)
-  return results
+  return Results(folder, summary, rows, classifier_ids)
 
 
 def _read(folder, name, read):
@@ -108,13 +102,20 @@ def _damaged(path, error):
                    f'({type(error).__name__}: {error}); analyse again')
 
 
+def _read_summary(stream):
+  summary = json.load(stream)
+  if not isinstance(summary, dict):
+    raise ValueError('not an object')
+  return summary
+
+
 def _read_rows(stream):
   """The rows of `CASCADE_CSV`, and the classifiers of its columns."""
   reader = csv.DictReader(stream, strict=True)
   share = re.compile(EXIT_SHARE_COLUMN.format(r'(\d+)') + '$')
   classifier_ids = [int(match.group(1)) for match in map(
       share.match, reader.fieldnames or []) if match]
-  needed = POINT_COLUMNS + tuple(
+  needed = POINT_COLUMNS + PAIRED_COLUMNS + tuple(
       THRESHOLD_COLUMN.format(k) for k in classifier_ids[:-1])
   rows = []
   for row in reader:
@@ -188,15 +189,10 @@ def _number(choice, text):
 
 def _best_row(results, rows, choice, name, limit):
   """The best of the rows that keep a condition; see `choose`."""
-  def accuracy_drop(row):
-    # Of the same images, which are others for some methods.
-    return 100 * row.get('accuracy_drop', results.plain_accuracy(
-        row['metric']) - row['test_accuracy'])
-
   value, sign = {
       'speedup': (lambda row: row['speedup'], -1),
       'gmacs': (lambda row: row['gmacs_per_image'], 1),
-      'accuracy_drop': (accuracy_drop, 1)}[name]
+      'accuracy_drop': (lambda row: 100 * row['accuracy_drop'], 1)}[name]
   kept = [row for row in rows
           if sign * value(row) <= sign * limit + _TOLERANCE]
   if not kept:

@@ -1,7 +1,8 @@
 """From predictions to the points of the cascade: steps 5 and 6 of the README.
 
 Thresholds are fitted on the train split and judged on the validation split, as
-in the paper, or on two halves of the validation split.
+in the paper, or on two halves of the validation split. `risk` needs images of
+its own to calibrate, so it is judged on half of the validation split always.
 """
 
 import typing
@@ -17,14 +18,20 @@ from cascade.thresholds import METHODS, Fitting
 HALVES_SEED = 0
 
 
+class Images(typing.NamedTuple):
+  """Some images of a split."""
+  split: str
+  rows: object  # int [num_images], or a slice of all rows.
+  num_images: int
+
+
 class Division(typing.NamedTuple):
-  """Which images fit thresholds and which judge them."""
-  fit_split: str
-  fit_rows: object    # int [chosen], or a slice of all rows.
-  num_fit: int
-  judge_split: str
-  judge_rows: object
-  num_judged: int
+  """Which images fit thresholds and which judge them; all are `Images`."""
+  fit: Images
+  judge: Images
+  risk_fit: Images  # For `risk`, which fits, calibrates and judges.
+  risk_calibration: Images
+  risk_judge: Images
 
 
 class MetricResults(typing.NamedTuple):
@@ -32,6 +39,7 @@ class MetricResults(typing.NamedTuple):
   points: dict                 # Method -> list of `evaluation.Point`.
   ccst_thresholds: np.ndarray  # float64 [E, T, classes], or None.
   classifier_accuracies: list  # Fractions, each on all judging images.
+  oracle: evaluation.Oracle    # Of all judging images.
 
 
 def divide(predictions, fit_on, count_unfilled_rows):
@@ -40,46 +48,59 @@ def divide(predictions, fit_on, count_unfilled_rows):
   Args:
     predictions: a dict from split to a list of
       `predictions.ClassifierPredictions`.
-    fit_on: 'train', the paper's way: the validation split judges; or
-      'validation': one half of it fits and the other half judges.
+    fit_on: 'train', the paper's way: the validation split judges, or for
+      `risk` one half of it calibrates and the other half judges. 'validation':
+      one half of it fits and the other half judges; for `risk` the first half
+      is halved again, to fit and to calibrate.
     count_unfilled_rows: whether rows that were never filled take part.
+
+  Returns:
+    `Division`.
 
   Raises:
     UserError: there are too few images.
   """
-  rows, num_images = {}, {}
+  images = {}
   for split, classifiers in predictions.items():
     is_unfilled = unfilled_rows(classifiers)
     if count_unfilled_rows or not is_unfilled.any():
-      rows[split], num_images[split] = slice(None), len(is_unfilled)
+      images[split] = Images(split, slice(None), len(is_unfilled))
     else:
-      rows[split] = np.flatnonzero(~is_unfilled)
-      num_images[split] = len(rows[split])
-    if num_images[split] < (2 if fit_on == split == 'validation' else 1):
+      rows = np.flatnonzero(~is_unfilled)
+      images[split] = Images(split, rows, len(rows))
+    num_images = images[split].num_images
+    if num_images < (2 if fit_on == split == 'validation' else 1):
       raise UserError(
-          f'{split}: {num_images[split]:,} rows were filled by every '
+          f'{split}: {num_images:,} rows were filled by every '
           'classifier, not enough for thresholds; dump the classifiers again '
           '(step 3)')
-  if fit_on == 'train':
-    return Division('train', rows['train'], num_images['train'],
-                    'validation', rows['validation'], num_images['validation'])
   all_rows = np.arange(len(unfilled_rows(predictions['validation'])))
-  chosen = all_rows[rows['validation']]
-  order = np.random.RandomState(HALVES_SEED).permutation(len(chosen))
-  first, second = np.split(order, [len(chosen) // 2])
-  return Division('validation', chosen[np.sort(first)], len(first),
-                  'validation', chosen[np.sort(second)], len(second))
+  first, second = _halves(
+      'validation', all_rows[images['validation'].rows])
+  if fit_on == 'train':
+    return Division(images['train'], images['validation'],
+                    images['train'], first, second)
+  risk_fit, risk_calibration = _halves('validation', first.rows)
+  return Division(first, second, risk_fit, risk_calibration, second)
+
+
+def _halves(split, rows):
+  """Two random halves of the rows, always the same; a pair of `Images`."""
+  order = np.random.RandomState(HALVES_SEED).permutation(len(rows))
+  return [Images(split, rows[np.sort(half)], len(half))
+          for half in np.split(order, [len(rows) // 2])]
 
 
 def analyse(predictions, division, metrics, methods, epsilon_percents,
-            num_classes, cost):
+            risk_delta, num_classes, cost):
   """Fits and judges the thresholds of all methods.
 
   Args:
     predictions: as for `divide`, in the cascade's order.
     division: `Division`.
     metrics, methods: which of `predictions.METRICS` and `thresholds.METHODS`.
-    epsilon_percents: accuracy that may be given up, in percent.
+    epsilon_percents: accuracy that may be given up, in percent, ascending.
+    risk_delta: how often `risk` may break its promise, a fraction.
     num_classes: outputs of each classifier.
     cost: `macs.NetworkCost`.
 
@@ -87,19 +108,31 @@ def analyse(predictions, division, metrics, methods, epsilon_percents,
     A dict from metric to `MetricResults`.
   """
   def analyse_metric(metric):
-    fit = cascade_predictions(
-        predictions[division.fit_split], metric, division.fit_rows)
-    judge = cascade_predictions(
-        predictions[division.judge_split], metric, division.judge_rows)
-    fitting = Fitting(fit, epsilon_percents, num_classes, cost)
+    def of(images):
+      return cascade_predictions(
+          predictions[images.split], metric, images.rows)
+
+    def fitting_on(images):
+      return Fitting(of(images), epsilon_percents, num_classes, cost,
+                     of(division.risk_calibration), risk_delta)
+
+    fitting, judge = fitting_on(division.fit), of(division.judge)
     points = {
         method: evaluation.points(
             metric, method, fitting.fit(method), judge, cost)
-        for method in METHODS if method in methods}
+        for method in METHODS if method in methods and method != 'risk'}
+    if 'risk' in methods:
+      # With the paper's division it walks the `pareto` that is there already.
+      risk_fitting = fitting if division.risk_fit is division.fit else (
+          fitting_on(division.risk_fit))
+      points['risk'] = evaluation.points(
+          metric, 'risk', risk_fitting.fit('risk'), of(division.risk_judge),
+          cost)
     return MetricResults(
         points,
         fitting.fit('ccst').thresholds if 'ccst' in methods else None,
-        [float(correct.mean()) for correct in judge.correct])
+        [float(correct.mean()) for correct in judge.correct],
+        evaluation.oracle(judge))
 
   # NumPy sorts without the interpreter's lock, so the metrics run side by side.
   with futures.ThreadPoolExecutor(len(metrics)) as pool:

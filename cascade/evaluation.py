@@ -1,4 +1,8 @@
-"""Judges thresholds and confidences: accuracy and cost (paper, section 3)."""
+"""Judges thresholds: accuracy and cost of the cascade (paper, section 3).
+
+Accuracies are compared with the plain network's, which is that of the last
+classifier alone, on the same images. Intervals are of 95 %.
+"""
 
 import typing
 
@@ -18,8 +22,19 @@ NUM_SMOOTHED_BINS = 11
 class Outcomes(typing.NamedTuple):
   """What S settings of thresholds come to."""
   num_correct: np.ndarray     # int64 [S], images whose own exit is right.
+  num_lost: np.ndarray        # int64 [S], of the others: plain one is right.
   exit_counts: np.ndarray     # int64 [S, classifiers], images leaving at each.
   macs_per_image: np.ndarray  # float64 [S], mean cumulative MACs.
+
+
+class Oracle(typing.NamedTuple):
+  """The bound: no thresholds are both more accurate and cheaper.
+
+  Every image leaves at the first classifier that is right, and those that none
+  has right leave at the first of all.
+  """
+  accuracy: float     # Both are fractions.
+  exit_shares: tuple
 
 
 class Point(typing.NamedTuple):
@@ -34,6 +49,11 @@ class Point(typing.NamedTuple):
   gmacs_per_image: float
   speedup: float             # Over the plain network, in MACs.
   exit_shares: tuple         # Images that leave at each classifier.
+  accuracy_drop: float       # Plain network minus cascade, on these images.
+  accuracy_drop_low: float   # 95 % interval.
+  accuracy_drop_high: float
+  gmacs_low: float           # 95 % interval; NaN if there is one image.
+  gmacs_high: float
   # With -cost only, as measured for a batch that nobody leaves:
   ms_per_image: typing.Optional[float] = None
   speedup_by_time: typing.Optional[float] = None
@@ -48,7 +68,9 @@ def evaluate(predictions, thresholds, exit_macs):
     exit_macs: ints, cumulative MACs of leaving at each classifier.
   """
   num_classifiers, num_images = len(exit_macs), len(predictions.correct[0])
-  num_correct = np.zeros(len(thresholds), np.int64)
+  plain = predictions.correct[-1]
+  lost_if_leaving = [plain & ~correct for correct in predictions.correct]
+  num_correct, num_lost = np.zeros((2, len(thresholds)), np.int64)
   exit_counts = np.zeros((len(thresholds), num_classifiers), np.int64)
   for setting, of_setting in enumerate(thresholds):
     remains = np.ones(num_images, bool)
@@ -60,10 +82,11 @@ def evaluate(predictions, thresholds, exit_macs):
           threshold = threshold[predictions.predicted[m]]  # [images]
         leaves = remains & (predictions.confidence[m] >= threshold)
         remains = remains & ~leaves
+        num_lost[setting] += np.count_nonzero(leaves & lost_if_leaving[m])
       exit_counts[setting, m] = np.count_nonzero(leaves)
       num_correct[setting] += np.count_nonzero(leaves & predictions.correct[m])
   macs = exit_counts.dot(np.array(exit_macs, np.int64))
-  return Outcomes(num_correct, exit_counts, macs / float(num_images))
+  return Outcomes(num_correct, num_lost, exit_counts, macs / float(num_images))
 
 
 def wilson_interval(num_correct, num_images):
@@ -77,6 +100,66 @@ def wilson_interval(num_correct, num_images):
           np.minimum((centre + spread) / scale, 1.))
 
 
+def difference_interval(num_lost, num_gained, num_correct, num_images):
+  """95 % interval of the accuracy drop on the same images.
+
+  Newcombe, "Improved confidence intervals for the difference between binomial
+  proportions based on paired data", Statistics in Medicine 17 (1998), method
+  10. The Wilson intervals of both accuracies are put together with their
+  correlation, so that images on which both agree count for nothing.
+
+  For example, of 1000 images both have 700 right, the plain network 30 more
+  and the cascade 20 others: the drop is 1 %, from -0.4 to 2.4 %.
+
+  Args:
+    num_lost: images that only the plain network has right.
+    num_gained: images that only the cascade has right.
+    num_correct: images that the cascade has right.
+    num_images: all of them.
+
+  Returns:
+    `(low, high)` of plain minus cascade, fractions.
+  """
+  both = num_correct - num_gained
+  neither = num_images - both - num_lost - num_gained
+  plain_share = (both + num_lost) / float(num_images)
+  share = num_correct / float(num_images)
+  plain_low, plain_high = wilson_interval(both + num_lost, num_images)
+  low, high = wilson_interval(num_correct, num_images)
+  # The correlation phi; with a correction for continuity where it is positive.
+  phi = both * neither - num_lost * num_gained.astype(np.float64)
+  phi = np.where(phi > 0, np.maximum(phi - num_images / 2., 0), phi)
+  spread = np.sqrt(plain_share * (1 - plain_share) * share * (1 - share))
+  phi = np.divide(phi, spread * num_images**2, out=np.zeros_like(phi),
+                  where=spread > 0)
+
+  def distance(of_plain, of_cascade):
+    return np.sqrt(np.maximum(
+        of_plain**2 - 2 * phi * of_plain * of_cascade + of_cascade**2, 0))
+
+  drop = (num_lost - num_gained) / float(num_images)
+  return (drop - distance(plain_share - plain_low, high - share),
+          drop + distance(plain_high - plain_share, share - low))
+
+
+def mean_cost_interval(exit_counts, exit_costs):
+  """95 % interval of the mean cost per image, by its standard error.
+
+  Args:
+    exit_counts: int64 [S, classifiers], images that leave at each.
+    exit_costs: float [classifiers].
+
+  Returns:
+    `(low, high)`: float64 [S], NaN if there is one image.
+  """
+  num_images = exit_counts.sum(axis=1).astype(np.float64)
+  mean = exit_counts.dot(exit_costs) / num_images
+  squares = (exit_counts * (exit_costs - mean[:, np.newaxis])**2).sum(axis=1)
+  with np.errstate(invalid='ignore'):  # 0 / 0.
+    spread = _Z * np.sqrt(squares / (num_images - 1) / num_images)
+  return mean - spread, mean + spread
+
+
 def points(metric, method, fitted, predictions, cost):
   """Judges the thresholds of one method; a list of `Point`, one per setting.
 
@@ -88,7 +171,13 @@ def points(metric, method, fitted, predictions, cost):
   """
   outcomes = evaluate(predictions, fitted.thresholds, cost.exit_macs)
   num_images = float(len(predictions.correct[0]))
-  low, high = wilson_interval(outcomes.num_correct, len(predictions.correct[0]))
+  low, high = wilson_interval(outcomes.num_correct, num_images)
+  num_gained = (outcomes.num_correct + outcomes.num_lost -
+                np.count_nonzero(predictions.correct[-1]))
+  drop_low, drop_high = difference_interval(
+      outcomes.num_lost, num_gained, outcomes.num_correct, num_images)
+  gmacs_low, gmacs_high = mean_cost_interval(
+      outcomes.exit_counts, np.array(cost.exit_macs) / 1e9)
   per_class = (float('nan'),) * (len(predictions.correct) - 1)
   times = [{}] * len(fitted.thresholds)
   if cost.time:
@@ -110,9 +199,23 @@ def points(metric, method, fitted, predictions, cost):
       gmacs_per_image=float(outcomes.macs_per_image[i] / 1e9),
       speedup=float(cost.plain_macs / outcomes.macs_per_image[i]),
       exit_shares=tuple((outcomes.exit_counts[i] / num_images).tolist()),
+      accuracy_drop=float((outcomes.num_lost[i] - num_gained[i]) / num_images),
+      accuracy_drop_low=float(drop_low[i]),
+      accuracy_drop_high=float(drop_high[i]),
+      gmacs_low=float(gmacs_low[i]),
+      gmacs_high=float(gmacs_high[i]),
       **times[i],
   ) for i, (setting, thresholds) in enumerate(
       zip(fitted.settings, fitted.thresholds))]
+
+
+def oracle(predictions):
+  """`Oracle` of `predictions.CascadePredictions`."""
+  correct = np.array(predictions.correct)  # [classifiers, images]
+  exits = correct.argmax(axis=0)  # 0 where none is right.
+  counts = np.bincount(exits, minlength=len(correct))
+  return Oracle(float(correct.any(axis=0).mean()),
+                tuple((counts / float(len(exits))).tolist()))
 
 
 def area_under_curve(method_points, classifier_accuracies, cost):

@@ -78,6 +78,8 @@ METHOD_LINES = {
                      linestyle=':', marker='^', markersize=2.8, zorder=5),
     'pareto': dict(label='pareto, by search', color='#b2182b',
                    linewidth=.9, linestyle='--', zorder=6),
+    'risk': dict(label='risk, with a guarantee', color='#7b3294',
+                 linewidth=.8, marker='v', markersize=3.2, zorder=5),
 }
 
 # A classifier has the same colour and line in all figures, by its number; from
@@ -215,9 +217,12 @@ def accuracy_vs_cost(metric, of_metric, classifier_ids, cost, axis):
       ([(getattr(point, axis.field), point.test_accuracy)
         for point in of_metric.points[method]], METHOD_LINES[method])
       for method in METHODS if method in of_metric.points]
+  bound = [(np.dot(of_metric.oracle.exit_shares, axis.exit_costs),
+            of_metric.oracle.accuracy)]
   for marks, label, marker, size, zorder in (
       (comparison, 'Bolukbasi et al. 2017', 'D', 4, 7),
       (plain, 'plain network', '*', 10, 8),
+      (bound, 'oracle', 'P', 6, 7),
       (alone, 'all at one classifier', 'x', 4.5, 7)):
     if marks:
       series.append((marks, dict(

@@ -15,17 +15,20 @@ import tempfile
 
 import numpy as np
 
-from cascade import UserError, evaluation, figures
+from cascade import UserError, evaluation, figures, quality, risk
 from cascade.analysis import HALVES_SEED
-from cascade.predictions import METRIC_TITLES, unfilled_rows
+from cascade.predictions import (
+    METRIC_TITLES, cascade_predictions, unfilled_rows)
 from cascade.thresholds import EPSILON_METHODS
 from cascade_results import (
     CASCADE_CSV, CCST_NPZ, CCST_SETTINGS, EXIT_SHARE_COLUMN, KEY_COLUMNS,
-    POINT_COLUMNS, SUMMARY_JSON, THRESHOLD_COLUMN, TIME_COLUMNS)
+    PAIRED_COLUMNS, POINT_COLUMNS, SUMMARY_JSON, THRESHOLD_COLUMN,
+    TIME_COLUMNS)
 from files import UNFINISHED_SUFFIX
 
 # Files that nobody else reads.
 CONFIDENCE_CSV = 'confidence.csv'
+QUALITY_CSV = 'exit_quality.csv'
 UNFILLED_CSV = 'unfilled_rows_effect.csv'
 
 # Numbers on which `UNFILLED_CSV` shows the effect of unfilled rows.
@@ -106,8 +109,10 @@ def write_results(folder, options, predictions, measured, division, results,
               points, of_metric.classifier_accuracies, cost)
           for method, points in of_metric.points.items()}
       for metric, of_metric in results.items()}
-  curves = _confidence_curves(
+  curves, qualities = _confidences(
       predictions['validation'], classifier_ids, results)
+  summary = summary_of(options, predictions, measured, division, results, areas,
+                       cost, recorded)
   with output_files(folder) as temporary:
     path = functools.partial(os.path.join, temporary)
     write_cascade_csv(path(CASCADE_CSV), results, classifier_ids, cost)
@@ -118,33 +123,42 @@ def write_results(folder, options, predictions, measured, division, results,
       write_unfilled_csv(path(UNFILLED_CSV), results, other_results,
                          options['count_unfilled_rows'])
     write_confidence_csv(path(CONFIDENCE_CSV), curves)
+    write_quality_csv(path(QUALITY_CSV), qualities)
     figures.write_figures(temporary, results, curves, classifier_ids, cost)
-    write_summary(path(SUMMARY_JSON), options, predictions, measured, division,
-                  results, areas, cost, recorded)
+    write_summary(path(SUMMARY_JSON), summary)
     names = sorted(os.listdir(temporary))
-  lines = table_lines(results, areas, division, cost) + [
-      '', f'MACs: {cost.source}']
+  lines = table_lines(results, areas, division, cost)
+  if 'risk' in options['method']:
+    lines += risk_lines(division, options['risk_delta'])
+  lines += ['', f'MACs: {cost.source}']
   if cost.time:
     lines.append(f'Time: {cost.time.file}, batches of {cost.time.batch_size} '
                  f'on {cost.time.device}')
   return lines + [f'written to {folder}: {", ".join(names)}']
 
 
-def _confidence_curves(classifiers, classifier_ids, metrics):
-  """Of the whole validation split, without rows that were never filled."""
+def _confidences(classifiers, classifier_ids, metrics):
+  """Of the whole validation split, without rows that were never filled.
+
+  Returns two dicts from metric to a dict from classifier:
+  `evaluation.ConfidenceCurve` and `quality.ExitQuality`.
+  """
   filled = ~unfilled_rows(classifiers)
-  return {
-      metric: {
-          k: evaluation.confidence_curve(
-              one.confidence[metric][filled], one.correct[metric][filled])
-          for k, one in zip(classifier_ids, classifiers)}
-      for metric in metrics}
+  curves, qualities = {}, {}
+  for metric in metrics:
+    of_metric = cascade_predictions(classifiers, metric, filled)
+    curves[metric] = {
+        k: evaluation.confidence_curve(confidence, correct)
+        for k, confidence, correct in zip(
+            classifier_ids, of_metric.confidence, of_metric.correct)}
+    qualities[metric] = dict(
+        zip(classifier_ids, quality.exit_qualities(of_metric)))
+  return curves, qualities
 
 
-def write_summary(
-    path, options, predictions, measured, division, results, areas, cost,
-    recorded):
-  """Writes `SUMMARY_JSON`: the record of the run."""
+def summary_of(
+    options, predictions, measured, division, results, areas, cost, recorded):
+  """The content of `SUMMARY_JSON`: the record of the run."""
   import matplotlib  # Not before it is needed, as in `figures`.
   summary = {
       'format_version': 1,
@@ -154,10 +168,10 @@ def write_summary(
       'num_unfilled_rows': {
           split: int(unfilled_rows(classifiers).sum())
           for split, classifiers in predictions.items()},
-      'fitted_on': {'split': division.fit_split,
-                    'num_images': division.num_fit},
-      'judged_on': {'split': division.judge_split,
-                    'num_images': division.num_judged},
+      'fitted_on': {'split': division.fit.split,
+                    'num_images': division.fit.num_images},
+      'judged_on': {'split': division.judge.split,
+                    'num_images': division.judge.num_images},
       'halves_seed': HALVES_SEED if options['fit_on'] == 'validation' else None,
       'classifiers': {
           str(k): {split: of_split[k]._asdict()
@@ -171,6 +185,9 @@ def write_summary(
       'judged_classifier_accuracy': {
           metric: of_metric.classifier_accuracies
           for metric, of_metric in results.items()},
+      'oracle': {
+          metric: _oracle_fields(of_metric.oracle, cost)
+          for metric, of_metric in results.items()},
       'num_points': {
           metric: {method: len(points)
                    for method, points in of_metric.points.items()}
@@ -181,6 +198,12 @@ def write_summary(
                    'matplotlib': matplotlib.__version__},
       **recorded,
   }
+  if 'risk' in options['method']:
+    summary['risk'] = {
+        'delta': options['risk_delta'], 'halves_seed': HALVES_SEED,
+        'num_fitted': division.risk_fit.num_images,
+        'num_calibrating': division.risk_calibration.num_images,
+        'num_judged': division.risk_judge.num_images}
   if cost.time:
     summary.update({
         'ms_source': {'file': os.path.abspath(cost.time.file),
@@ -189,6 +212,16 @@ def write_summary(
         'ms_to_exit': {str(k): nanoseconds / 1e6 for k, nanoseconds in zip(
             measured['validation'], cost.time.exit_nanoseconds)},
         'ms_of_plain_network': cost.time.plain_nanoseconds / 1e6})
+  return summary
+
+
+def _oracle_fields(oracle, cost):
+  macs = float(np.dot(oracle.exit_shares, cost.exit_macs))
+  return {**oracle._asdict(), 'gmacs_per_image': macs / 1e9,
+          'speedup': cost.plain_macs / macs}
+
+
+def write_summary(path, summary):
   with open(path, 'w') as stream:
     json.dump(summary, stream, indent=1)
     stream.write('\n')
@@ -196,17 +229,18 @@ def write_summary(
 
 def write_cascade_csv(path, results, classifier_ids, cost):
   """Writes `CASCADE_CSV`: a row per point."""
-  time_columns = list(TIME_COLUMNS) if cost.time else []
+  last_columns = (list(TIME_COLUMNS) if cost.time else []) + list(
+      PAIRED_COLUMNS)
   _write_csv(
       path,
       list(KEY_COLUMNS) +
       [THRESHOLD_COLUMN.format(k) for k in classifier_ids[:-1]] +
       list(POINT_COLUMNS) +
-      [EXIT_SHARE_COLUMN.format(k) for k in classifier_ids] + time_columns,
+      [EXIT_SHARE_COLUMN.format(k) for k in classifier_ids] + last_columns,
       ([point.metric, point.method, point.setting, *point.thresholds,
         *(getattr(point, column) for column in POINT_COLUMNS),
         *point.exit_shares,
-        *(getattr(point, column) for column in time_columns)]
+        *(getattr(point, column) for column in last_columns)]
        for of_metric in results.values()
        for points in of_metric.points.values() for point in points))
 
@@ -248,6 +282,15 @@ def write_confidence_csv(path, curves):
                       *[column.tolist() for column in curve])))
 
 
+def write_quality_csv(path, qualities):
+  """Writes `QUALITY_CSV`: a row per classifier and metric."""
+  _write_csv(
+      path, ('metric', 'classifier') + quality.ExitQuality._fields,
+      ((metric, classifier) + one
+       for metric, of_metric in qualities.items()
+       for classifier, one in of_metric.items()))
+
+
 def _write_csv(path, header, rows):
   """Writes a CSV file with `\\n` as line end.
 
@@ -275,9 +318,9 @@ def table_lines(results, areas, division, cost):
   """The tables for the terminal. The first is like the paper's Table 3."""
   titles = [METRIC_TITLES[metric] for metric in results]
   methods = areas[next(iter(results))]
-  lines = ['', f'Cascade: thresholds fitted on {division.num_fit:,} '
-           f'{division.fit_split} images, judged on {division.num_judged:,} '
-           f'{division.judge_split} images']
+  lines = ['', f'Cascade: thresholds fitted on {division.fit.num_images:,} '
+           f'{division.fit.split} images, judged on '
+           f'{division.judge.num_images:,} {division.judge.split} images']
   for method in [name for name in EPSILON_METHODS if name in methods][:1]:
     time_titles = f'{"ms":>9}{"by time":>9}' if cost.time else ''
     header = ''.join(
@@ -295,4 +338,19 @@ def table_lines(results, areas, division, cost):
   for method in methods:
     lines.append(f'{method:<8}' + ''.join(
         f'{areas[metric][method]:10.4f}' for metric in results))
+  return lines
+
+
+def risk_lines(division, delta):
+  """What `risk` promises, for the terminal."""
+  num_images = division.risk_calibration.num_images
+  lines = ['', f'risk: calibrated on {num_images:,} validation images, judged '
+           f'on {division.risk_judge.num_images:,} others; delta {delta:g}']
+  least = risk.least_promise(num_images, delta)
+  if least < 1:
+    lines.append(f'{num_images:,} images can promise nothing below an epsilon '
+                 f'of {100 * least:.2g} %; there, no image leaves early')
+  else:
+    lines.append(f'{num_images:,} images can promise nothing at this delta; '
+                 'no image leaves early')
   return lines

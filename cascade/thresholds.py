@@ -18,7 +18,7 @@ import typing
 
 import numpy as np
 
-from cascade import UserError
+from cascade import UserError, risk
 
 # Accuracies are rounded quotients of whole numbers. Two that are equal in exact
 # arithmetic, such as 9/10 - 5 % and 17/20, may differ by this much.
@@ -294,15 +294,19 @@ class Fitted(typing.NamedTuple):
 class Fitting:
   """The fitting split, and what thresholds are fitted for.
 
-  Methods may build on each other, so each is fitted at most once.
+  Methods may build on each other, so each is fitted at most once. `calibration`
+  are further predictions, for `risk`: of images that neither fit nor judge.
   """
 
-  def __init__(self, predictions, epsilon_percents, num_classes, cost):
+  def __init__(self, predictions, epsilon_percents, num_classes, cost,
+               calibration=None, risk_delta=None):
     self.predictions = predictions
     self.epsilon_percents = epsilon_percents
     self.epsilon_fractions = np.array(epsilon_percents) / 100.
     self.num_classes = num_classes
     self.cost = cost  # `macs.NetworkCost`.
+    self.calibration = calibration
+    self.risk_delta = risk_delta
     self._fitted = {}
 
   def fit(self, method):
@@ -343,6 +347,15 @@ def _fit_pareto(fitting):
   return Fitted(1000 * seconds, thresholds)
 
 
+def _fit_risk(fitting):
+  sequence = np.empty((0, len(fitting.predictions.confidence) - 1))
+  if len(fitting.predictions.correct[0]):
+    sequence = fitting.fit('pareto').thresholds
+  return Fitted(fitting.epsilon_percents, risk.calibrate(
+      sequence, fitting.calibration, fitting.epsilon_fractions,
+      fitting.risk_delta))
+
+
 class Method(typing.NamedTuple):
   setting: str            # What a setting is, as figures label it.
   fit: typing.Callable    # `Fitting` -> `Fitted`.
@@ -357,6 +370,7 @@ METHODS = {
     'ccst': Method(EPSILON_SETTING, _fit_ccst),
     'budgeted': Method('Ratio of exit shares, q', _fit_budgeted),
     'pareto': Method('Cost where fitted (GMACs per image)', _fit_pareto),
+    'risk': Method(EPSILON_SETTING, _fit_risk),
 }
 EPSILON_METHODS = [name for name, method in METHODS.items()
                    if method.setting == EPSILON_SETTING]
@@ -371,8 +385,9 @@ def setting_label(method, is_by_time):
 
 def check_methods(methods, num_classifiers):
   """Raises a `UserError` if a method is not for so many classifiers."""
-  if 'pareto' in methods and num_classifiers > _MOST_CLASSIFIERS:
+  searching = [name for name in ('pareto', 'risk') if name in methods]
+  if searching and num_classifiers > _MOST_CLASSIFIERS:
     raise UserError(
-        f'-method: pareto searches the thresholds of {_MOST_CLASSIFIERS} '
-        f'classifiers at most, and there are {num_classifiers}; name the other '
-        'methods')
+        f'-method: {searching[0]} searches the thresholds of '
+        f'{_MOST_CLASSIFIERS} classifiers at most, and there are '
+        f'{num_classifiers}; name the other methods')

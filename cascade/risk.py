@@ -1,0 +1,84 @@
+"""Thresholds that keep a promise: risk control by fixed-sequence testing.
+
+The accuracy drop is at most epsilon with a probability of at least 1 - delta,
+over the draw of the calibrating images. "Learn then test" with a fixed sequence
+(Angelopoulos et al. 2021, arXiv 2110.01052; for early exits Jazbec et al. 2024,
+arXiv 2405.20915). The promise holds for images that are drawn as the
+calibrating ones are, for each epsilon by itself, if it was chosen before.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from cascade import evaluation
+
+
+def calibrate(sequence, predictions, epsilon_fractions, delta):
+  """The cheapest thresholds of a sequence that pass the test.
+
+  The loss of an image is 1 where the cascade is wrong and the plain network
+  right, else 0; its mean is at least the drop in accuracy. Thresholds are
+  tested from the dearest to the cheapest, and the first that fail end it. They
+  fail if so few losses, or fewer, had a probability above delta were the mean
+  loss epsilon. As the sequence is given before any calibrating image is seen,
+  one error in all tests has a probability of at most delta.
+
+  For example, 1000 images may have 13 losses at an epsilon of 2 % and a delta
+  of 0.1: P(Binomial(1000, 2 %) <= 13) is 0.064, and for 14 it is 0.103.
+
+  Args:
+    sequence: float64 [P, T], from the cheapest to the dearest, none of it
+      fitted on the calibrating images.
+    predictions: `predictions.CascadePredictions` of the calibrating images.
+    epsilon_fractions: [E], ascending.
+    delta: from 0, which nothing passes below an epsilon of 1, to below 1.
+
+  Returns:
+    float64 [E, T]; infinite, so that nobody leaves, where nothing passes.
+  """
+  num_images = len(predictions.correct[0])
+  num_thresholds = len(predictions.confidence) - 1
+  no_exit = np.full((1, num_thresholds), np.inf)
+  candidates = np.concatenate([no_exit, sequence[::-1]])
+  num_lost = evaluation.evaluate(
+      predictions, candidates, [0] * (num_thresholds + 1)).num_lost
+  log_delta = math.log(delta) if delta else -math.inf
+  passed = 0  # What passes for an epsilon passes for a larger one.
+  chosen = []
+  for epsilon in epsilon_fractions:
+    while passed + 1 < len(candidates) and log_binomial_tail(
+        num_lost[passed + 1], num_images, epsilon) <= log_delta:
+      passed += 1
+    chosen.append(candidates[passed])
+  return np.stack(chosen)
+
+
+def log_binomial_tail(most, num_images, probability):
+  """log P(Binomial(num_images, probability) <= most), from log-gamma sums."""
+  if most >= num_images or probability <= 0:
+    return 0.
+  if probability >= 1:
+    return -math.inf
+  log_factorial = _log_factorials(num_images)
+  k = np.arange(most + 1)
+  log_terms = (
+      log_factorial[num_images] - log_factorial[k] -
+      log_factorial[num_images - k] + k * math.log(probability) +
+      (num_images - k) * math.log1p(-probability))
+  largest = log_terms.max()
+  return float(largest + math.log(np.exp(log_terms - largest).sum()))
+
+
+@functools.lru_cache(maxsize=1)
+def _log_factorials(largest):
+  """log k! for k = 0 to `largest`."""
+  return np.array([math.lgamma(k + 1) for k in range(largest + 1)])
+
+
+def least_promise(num_images, delta):
+  """The smallest epsilon that can be promised, if no image is lost."""
+  if not num_images or not delta:
+    return 1.
+  return 1 - delta**(1. / num_images)
