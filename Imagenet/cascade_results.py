@@ -135,10 +135,12 @@ def _read_rows(stream):
 def choose(results, choice, metric):
   """The thresholds that the text of --choose asks for.
 
-  `METHOD:SETTING` is that row. `speedup>=X` and `gmacs<=X` are the most
-  accurate of the rows that keep the condition, and of equal ones the cheapest;
-  `accuracy_drop<=X`, in percent points against the plain network, is the
-  cheapest, and of equal ones the most accurate. All methods take part.
+  `METHOD:SETTING` is that row. Of the rows that keep the condition `speedup>=X`
+  or `gmacs<=X`, it is the one with the least drop in accuracy, and of equal
+  ones the cheapest; of those that keep `accuracy_drop<=X`, in percent points,
+  the cheapest, and of equal ones the one with the least drop. The drop is that
+  against the plain network on the same images, which are not the same for all
+  methods. All methods take part.
 
   Args:
     results: `Results`.
@@ -201,11 +203,10 @@ def _best_row(results, rows, choice, name, limit):
         f'--choose {choice}: no row for {nearest["metric"]} in '
         f'{os.path.join(results.folder, CASCADE_CSV)} keeps it; the nearest is '
         f'{_name(nearest)} with {name} {value(nearest):.6g}')
+  order = ['accuracy_drop', 'gmacs_per_image']
   if name == 'accuracy_drop':
-    return min(kept, key=lambda row: (
-        row['gmacs_per_image'], -row['test_accuracy']))
-  return min(kept, key=lambda row: (
-      -row['test_accuracy'], row['gmacs_per_image']))
+    order.reverse()
+  return min(kept, key=lambda row: [row[column] for column in order])
 
 
 def _row_of_setting(results, rows, choice, method, setting):

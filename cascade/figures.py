@@ -78,7 +78,7 @@ METHOD_LINES = {
                      linestyle=':', marker='^', markersize=2.8, zorder=5),
     'pareto': dict(label='pareto, by search', color='#b2182b',
                    linewidth=.9, linestyle='--', zorder=6),
-    'risk': dict(label='risk, with a guarantee', color='#7b3294',
+    'risk': dict(label='risk, with a guarantee', color='#7042aa',
                  linewidth=.8, marker='v', markersize=3.2, zorder=5),
 }
 

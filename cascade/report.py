@@ -107,7 +107,8 @@ def write_results(folder, options, predictions, measured, division, results,
       metric: {
           method: evaluation.area_under_curve(
               points, of_metric.classifier_accuracies, cost)
-          for method, points in of_metric.points.items()}
+          # The points of `risk` are of other images than the ends of the line.
+          for method, points in of_metric.points.items() if method != 'risk'}
       for metric, of_metric in results.items()}
   curves, qualities = _confidences(
       predictions['validation'], classifier_ids, results)
@@ -317,7 +318,7 @@ def write_ccst_npz(path, results, epsilon_percents, classifier_ids):
 def table_lines(results, areas, division, cost):
   """The tables for the terminal. The first is like the paper's Table 3."""
   titles = [METRIC_TITLES[metric] for metric in results]
-  methods = areas[next(iter(results))]
+  methods = next(iter(results.values())).points
   lines = ['', f'Cascade: thresholds fitted on {division.fit.num_images:,} '
            f'{division.fit.split} images, judged on '
            f'{division.judge.num_images:,} {division.judge.split} images']
@@ -332,10 +333,13 @@ def table_lines(results, areas, division, cost):
           f'{point.test_accuracy:10.4f}{point.speedup:9.3f}' + (
               f'{point.ms_per_image:9.4g}{point.speedup_by_time:9.3f}'
               if cost.time else '') for point in row))
+  measured = areas[next(iter(results))]
+  if not measured:
+    return lines
   lines += ['', f'Mean accuracy over cost, {cost.exit_macs[0] / 1e9:.4g} to '
             f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, step 5)',
             ' ' * 8 + ''.join(f'{title:>10}' for title in titles)]
-  for method in methods:
+  for method in measured:
     lines.append(f'{method:<8}' + ''.join(
         f'{areas[metric][method]:10.4f}' for metric in results))
   return lines

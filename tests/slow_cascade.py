@@ -184,3 +184,74 @@ def wilson_interval(num_correct, n):
   half_width = z / (1 + z ** 2 / n) * math.sqrt(
       p * (1 - p) / n + z ** 2 / (4 * n ** 2))
   return centre - half_width, centre + half_width
+
+
+def difference_interval(num_both, num_lost, num_gained, n):
+  """95 % interval of an accuracy drop on the same images: low, high.
+
+  Newcombe 1998, method 10, of the table of both right, plain right, cascade
+  right and neither.
+  """
+  num_neither = n - num_both - num_lost - num_gained
+  plain, cascade = num_both + num_lost, num_both + num_gained
+  product = plain * (n - plain) * cascade * (n - cascade)
+  phi = 0
+  if product:
+    numerator = num_both * num_neither - num_lost * num_gained
+    if numerator > 0:
+      numerator = max(numerator - Fraction(n, 2), 0)
+    phi = numerator / math.sqrt(product)
+  plain_low, plain_high = wilson_interval(plain, n)
+  cascade_low, cascade_high = wilson_interval(cascade, n)
+  down = plain / n - plain_low, cascade_high - cascade / n
+  up = plain_high - plain / n, cascade / n - cascade_low
+  drop = (num_lost - num_gained) / n
+  return (
+      drop - math.sqrt(down[0]**2 - 2 * phi * down[0] * down[1] + down[1]**2),
+      drop + math.sqrt(up[0]**2 - 2 * phi * up[0] * up[1] + up[1]**2))
+
+
+def binomial_tail(most, n, probability):
+  """P(Binomial(n, probability) <= most), a `Fraction`."""
+  term = (1 - probability)**n  # of none; the next ones follow by their ratios
+  total = Fraction(0)
+  for k in range(most + 1):
+    if probability == 1:
+      term = Fraction(k == n)
+    total += term
+    if probability != 1:
+      term *= Fraction(n - k, k + 1) * probability / (1 - probability)
+  return total
+
+
+def losses(leaves_at, correct):
+  """Images that the last classifier has right and the cascade wrong."""
+  return sum(correct[-1][i] and not correct[m][i]
+             for i, m in enumerate(leaves_at))
+
+
+def risk_thresholds(sequence, confidences, correct, epsilon, delta):
+  """The last thresholds before the first that fail the test of their losses.
+
+  Args:
+    sequence: thresholds, the dearest first.
+    confidences, correct: per classifier, of the calibrating images.
+    epsilon, delta: fractions.
+  """
+  passed = [INFINITY] * (len(confidences) - 1)
+  for thresholds in sequence:
+    num_lost = losses(exits(confidences, thresholds), correct)
+    if binomial_tail(num_lost, len(correct[0]), epsilon) > delta:
+      break
+    passed = thresholds
+  return passed
+
+
+def oracle(correct, exit_macs):
+  """`cascade` where each image leaves at the first classifier that is right.
+
+  Those that none has right leave at the first of all.
+  """
+  leaves_at = [next((m for m, hits in enumerate(correct) if hits[i]), 0)
+               for i in range(len(correct[0]))]
+  return cascade(leaves_at, correct, exit_macs)

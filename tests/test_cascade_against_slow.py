@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cascade import evaluation, thresholds
+from cascade import evaluation, risk, thresholds
 from cascade.predictions import (
     METRICS, CascadePredictions, classifier_predictions)
 from cascade.top5 import Top5, top5_of_rows
@@ -274,6 +274,54 @@ def test_wilson_interval():
     for num_correct in sorted({0, 1, n // 3, n - 1, n}):
       assert evaluation.wilson_interval(num_correct, n) == pytest.approx(
           slow.wilson_interval(num_correct, n), rel=1e-12, abs=1e-15)
+
+
+def test_difference_interval():
+  for n in (1, 2, 7, 60, 50000):
+    for both, lost, gained in itertools.product(
+        sorted({0, 1, n // 5, n // 2, n}), sorted({0, 1, n // 9, n}),
+        sorted({0, 1, n // 11})):
+      if both + lost + gained <= n:
+        assert evaluation.difference_interval(
+            np.array(lost), np.array(gained), np.array(both + gained),
+            n) == pytest.approx(
+                slow.difference_interval(both, lost, gained, n), rel=1e-9,
+                abs=1e-12), (both, lost, gained, n)
+
+
+@of_2_and_3_classifiers
+@of_each_kind
+def test_losses_and_oracle(kind, num_classifiers):
+  for num_images in SIZES:
+    answers = random_answers(kind, num_classifiers, num_images)
+    confidence, correct, _ = as_lists(answers)
+    settings = thresholds.cst(answers, EPSILON_FRACTIONS)
+    outcomes = evaluation.evaluate(
+        answers, settings, EXIT_MACS[:num_classifiers])
+    assert outcomes.num_lost.tolist() == [
+        slow.losses(slow.exits(confidence, of_setting), correct)
+        for of_setting in settings]
+    accuracy, _, counts = slow.oracle(correct, EXIT_MACS)
+    assert evaluation.oracle(answers) == (
+        float(accuracy), tuple(count / num_images for count in counts))
+
+
+@of_2_and_3_classifiers
+@of_each_kind
+def test_risk(kind, num_classifiers):
+  """Never a pair that the test did not pass, nor one behind such a pair."""
+  sorted_epsilons = sorted(EPSILONS)
+  for num_images, delta in itertools.product(
+      SIZES, (Fraction(1, 10), Fraction(9, 20), Fraction(1, 1000))):
+    answers = random_answers(kind, num_classifiers, num_images)
+    confidence, correct, _ = as_lists(answers)
+    sequence = thresholds.cst(answers, EPSILON_FRACTIONS)
+    chosen = risk.calibrate(
+        sequence, answers, [float(epsilon) for epsilon in sorted_epsilons],
+        float(delta))
+    assert chosen.tolist() == [
+        slow.risk_thresholds(sequence[::-1].tolist(), confidence, correct,
+                             epsilon, delta) for epsilon in sorted_epsilons]
 
 
 def test_answers_from_softmaxes():

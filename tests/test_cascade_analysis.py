@@ -23,31 +23,45 @@ def unfilled(*rows):
           ClassifierPredictions(None, None, None, np.zeros(6, bool))]
 
 
-def rows_of(division):
-  images = np.arange(6)
-  return (images[division.fit_rows].tolist(),
-          images[division.judge_rows].tolist())
+def rows_of(images):
+  """The rows of some `analysis.Images`, after a check of their number."""
+  rows = np.arange(6)[images.rows].tolist()
+  assert images.num_images == len(rows)
+  return rows
 
 
 def test_the_papers_division():
   division = analysis.divide(
       {'train': unfilled(1, 5), 'validation': unfilled(0)}, 'train', False)
-  assert (division.fit_split, division.judge_split) == ('train', 'validation')
-  assert rows_of(division) == ([0, 2, 3, 4], [1, 2, 3, 4, 5])
-  assert (division.num_fit, division.num_judged) == (4, 5)
+  assert (division.fit.split, division.judge.split) == ('train', 'validation')
+  assert rows_of(division.fit) == [0, 2, 3, 4]
+  assert rows_of(division.judge) == [1, 2, 3, 4, 5]
+  # `risk` fits on the same, and halves the others.
+  assert division.risk_fit is division.fit
+  assert {division.risk_calibration.split, division.risk_judge.split} == {
+      'validation'}
+  calibration = rows_of(division.risk_calibration)
+  judge = rows_of(division.risk_judge)
+  assert (len(calibration), len(judge)) == (2, 3)
+  assert sorted(calibration + judge) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize('count,rows', [(False, [0, 1, 3, 4, 5]),
                                         (True, [0, 1, 2, 3, 4, 5])])
 def test_halves_of_the_filled_validation_rows(count, rows):
-  division = analysis.divide({'validation': unfilled(2)}, 'validation', count)
-  fit, judge = rows_of(division)
+  predictions = {'validation': unfilled(2)}
+  division = analysis.divide(predictions, 'validation', count)
+  fit, judge = rows_of(division.fit), rows_of(division.judge)
   assert sorted(fit + judge) == rows
   assert fit == sorted(fit) and judge == sorted(judge)
-  assert len(fit) == division.num_fit == len(rows) // 2
-  assert len(judge) == division.num_judged
-  assert rows_of(analysis.divide(
-      {'validation': unfilled(2)}, 'validation', count)) == (fit, judge)
+  assert len(fit) == len(rows) // 2
+  again = analysis.divide(predictions, 'validation', count)
+  assert (rows_of(again.fit), rows_of(again.judge)) == (fit, judge)
+  # For `risk` the half that fits is halved again.
+  assert division.risk_judge is division.judge
+  assert sorted(rows_of(division.risk_fit) + rows_of(
+      division.risk_calibration)) == fit
+  assert len(rows_of(division.risk_fit)) == len(fit) // 2
 
 
 def test_too_few_rows():
@@ -61,7 +75,8 @@ def test_too_few_rows():
 
 def point(gmacs, accuracy):
   return evaluation.Point('top1', 'cst', 0., (.5,), accuracy, accuracy,
-                          accuracy, gmacs, 1., (.5, .5))
+                          accuracy, gmacs, 1., (.5, .5), 0., 0., 0., gmacs,
+                          gmacs)
 
 
 @pytest.mark.parametrize('points,area', [
@@ -92,11 +107,46 @@ def test_pareto_above_2_to_the_53_total_macs():
   assert (np.diff(costs) > 0).all()
 
 
+def test_points_against_the_plain_network():
+  """Of ten images the plain network has six right, and the cascade seven."""
+  correct = [np.arange(10) < 3, np.array([1, 1, 0, 0, 0, 1, 1, 1, 1, 0], bool)]
+  predictions = CascadePredictions(
+      [np.where(correct[0], .9, .1), np.zeros(10)], correct,
+      np.zeros((2, 10), np.int32))
+  settings = thresholds.Fitted([1.], np.array([[.5]]))
+  one, = evaluation.points('top1', 'cst', settings, predictions, COST)
+  assert one.test_accuracy == .7
+  assert one.accuracy_drop == pytest.approx(-.1)
+  assert one.accuracy_drop_low < -.1 < one.accuracy_drop_high
+  # Three images cost 1, seven 3: the standard error of the mean is
+  # sqrt(.21 * 4 / 9).
+  assert one.gmacs_per_image == pytest.approx(2.4)
+  assert one.gmacs_high - 2.4 == pytest.approx(1.959964 * (.84 / 9)**.5)
+  assert 2.4 - one.gmacs_low == pytest.approx(1.959964 * (.84 / 9)**.5)
+
+
+@pytest.mark.parametrize('shares', [(.7, .03, .02, .25), (.6, .1, .05, .25),
+                                    (.2, .2, .2, .4)])
+def test_the_interval_of_the_drop_covers_it_in_95_percent(shares):
+  both, lost, gained, _ = np.random.RandomState(0).multinomial(
+      400, shares, 5000).T
+  low, high = evaluation.difference_interval(lost, gained, both + gained, 400)
+  true_drop = shares[1] - shares[2]
+  assert .94 < ((low <= true_drop) & (true_drop <= high)).mean() < .97
+
+
+def test_one_image_has_no_interval_of_its_cost():
+  low, high = evaluation.mean_cost_interval(np.array([[1, 0]]), [1., 3.])
+  assert np.isnan(low) and np.isnan(high)
+
+
 def test_pareto_is_for_three_classifiers_at_most():
   thresholds.check_methods(['cst', 'pareto'], 3)
   thresholds.check_methods(['cst', 'ccst'], 4)
   with pytest.raises(UserError, match='pareto searches .* 3 classifiers'):
     thresholds.check_methods(['cst', 'pareto'], 4)
+  with pytest.raises(UserError, match='risk searches .* 3 classifiers'):
+    thresholds.check_methods(['cst', 'risk'], 4)
 
 
 # Accuracy of a dump.

@@ -32,7 +32,8 @@ PLAIN_MACS = 48 * 10**8
 FIGURES = ['accuracy_vs_macs_top1', 'accuracy_vs_macs_top5', 'confidence_clf',
            'exit_shares']
 FILES = sorted(
-    ['cascade.csv', 'ccst_thresholds.npz', 'confidence.csv', 'summary.json'] +
+    ['cascade.csv', 'ccst_thresholds.npz', 'confidence.csv', 'exit_quality.csv',
+     'summary.json'] +
     [figure + suffix for figure in FIGURES for suffix in ('.pdf', '.png')])
 
 
@@ -171,13 +172,15 @@ def test_files_columns_and_settings(folder, drawn, capsys):
   assert list(rows[0]) == (
       'metric,method,setting,threshold_clf0,threshold_clf1,test_accuracy,'
       'test_accuracy_low,test_accuracy_high,gmacs_per_image,speedup,'
-      'exit_share_clf0,exit_share_clf1,exit_share_clf2').split(',')
+      'exit_share_clf0,exit_share_clf1,exit_share_clf2,accuracy_drop,'
+      'accuracy_drop_low,accuracy_drop_high,gmacs_low,gmacs_high').split(',')
   for metric in ('top1', 'top5'):
     settings = {
         method: [float(row['setting']) for row in rows
                  if (row['metric'], row['method']) == (metric, method)]
         for method in thresholds.METHODS}
-    assert settings['cst'] == settings['ccst'] == list(range(21))
+    for method in ('cst', 'ccst', 'risk'):
+      assert settings[method] == list(range(21))
     assert settings['global'] == np.linspace(0, 1, 1000).tolist()
     assert settings['budgeted'] == [p / 20. for p in range(1, 40)]
     assert settings['pareto'] == sorted(settings['pareto'])
@@ -245,7 +248,7 @@ def test_cost_in_time(folder, measured_time, drawn, capsys):
   assert summary['ms_to_exit'] == dict(zip('012', MS_TO_EXIT))
   assert summary['ms_of_plain_network'] == PLAIN_MS
   rows = read_csv(folder)
-  assert list(rows[0])[-2:] == ['ms_per_image', 'speedup_by_time']
+  assert list(rows[0])[-7:-5] == ['ms_per_image', 'speedup_by_time']
   for row in rows:
     ms = sum(float(row[f'exit_share_clf{k}']) * MS_TO_EXIT[k] for k in range(3))
     assert float(row['ms_per_image']) == pytest.approx(ms)
@@ -318,7 +321,7 @@ def test_two_classifiers_and_epsilons(folder):
     ['-epsilons', '1,x'], ['-epsilons', '101'], ['-epsilons', '-1'],
     ['-epsilons', ''], ['-num_epsilons', '0'], ['-epsilons', 'nan'],
     ['-num_epsilons', '1000000000000'], ['-method', 'best'], ['-method', ','],
-    ['-fit_on', 'test\nset'], ['-output_dir', ''], ['-met', 'top1']])
+    ['-risk_delta', '1'], ['-risk_delta', 'nan'], ['-fit_on', 'test\nset'], ['-output_dir', ''], ['-met', 'top1']])
 def test_wrong_options(folder, options, capsys):
   with pytest.raises(SystemExit) as caught:
     analyze(folder, *options)
@@ -363,6 +366,67 @@ def test_shards_give_the_same(folder):
   expected = results()
   cut_into_shards(folder, 4, 7)
   assert results() == expected
+
+
+@pytest.mark.parametrize('fit_on,num_fitted,num_calibrating', [
+    ('train', 90, 35), ('validation', 17, 18)])
+def test_risk(folder, fit_on, num_fitted, num_calibrating, capsys):
+  """Judged on the second half, whatever fits."""
+  analyze(folder, '-fit_on', fit_on, '-method', 'risk', '-epsilons',
+          '0,5,30,90', '-risk_delta', '.2')
+  summary = json.loads((out(folder) / 'summary.json').read_text())
+  assert summary['risk'] == {
+      'delta': .2, 'halves_seed': 0, 'num_fitted': num_fitted,
+      'num_calibrating': num_calibrating, 'num_judged': 35}
+  judged = sorted(np.random.RandomState(0).permutation(70)[35:])
+  least = 100 * (1 - .2**(1. / num_calibrating))
+  rows = read_csv(folder)
+  for row in rows:
+    settings = [float(row['threshold_clf0']), float(row['threshold_clf1'])]
+    accuracy, macs = slow_judgement(judged, row['metric'], settings)
+    plain, _ = slow_judgement(judged, row['metric'], [np.inf, np.inf])
+    assert float(row['test_accuracy']) == pytest.approx(accuracy, abs=1e-12)
+    assert float(row['gmacs_per_image']) == pytest.approx(macs / 1e9)
+    assert float(row['accuracy_drop']) == pytest.approx(plain - accuracy)
+    if float(row['setting']) < least:
+      assert settings == [np.inf, np.inf]
+  assert float(rows[3]['exit_share_clf2']) < 1
+  # Its points are of other images than the ends of the line would be.
+  assert summary['area_under_accuracy_macs'] == {'top1': {}, 'top5': {}}
+  printed = capsys.readouterr().out
+  assert (f'risk: calibrated on {num_calibrating} validation images, judged on '
+          '35 others; delta 0.2\n') in printed
+  assert (f'{num_calibrating} images can promise nothing below an epsilon of '
+          f'{least:.2g} %') in printed
+  assert 'risk         top-1  speedup     top-5  speedup\n' in printed
+  assert 'Mean accuracy' not in printed
+
+
+def test_risk_that_can_promise_nothing(folder, capsys):
+  analyze(folder, '-method', 'risk', '-epsilons', '50', '-risk_delta', '0')
+  assert ('35 images can promise nothing at this delta; no image leaves early'
+          in capsys.readouterr().out)
+  assert {row['exit_share_clf2'] for row in read_csv(folder)} == {'1.0'}
+
+
+def test_quality_and_bound(folder):
+  analyze(folder, '-method', 'cst')
+  lines = read_csv(folder, 'exit_quality.csv')
+  assert [(line['metric'], line['classifier']) for line in lines] == [
+      (metric, str(k)) for metric in ('top1', 'top5') for k in range(3)]
+  assert list(lines[0]) == [
+      'metric', 'classifier', 'num_images', 'accuracy', 'auroc', 'aurc',
+      'excess_aurc', 'ece', 'lost_share']
+  summary = json.loads((out(folder) / 'summary.json').read_text())
+  for metric, oracle in summary['oracle'].items():
+    accuracies = [float(line['accuracy']) for line in lines
+                  if line['metric'] == metric]
+    assert accuracies == summary['judged_classifier_accuracy'][metric]
+    assert oracle['accuracy'] >= max(accuracies)
+    assert oracle['gmacs_per_image'] == pytest.approx(np.dot(
+        oracle['exit_shares'], EXIT_MACS) / 1e9)
+    assert oracle['speedup'] == pytest.approx(
+        PLAIN_MACS / 1e9 / oracle['gmacs_per_image'])
 
 
 def test_ccst_thresholds(folder):

@@ -13,7 +13,7 @@ import pytest
 
 from cascade import figures
 from cascade.analysis import MetricResults
-from cascade.evaluation import Point, confidence_curve
+from cascade.evaluation import Oracle, Point, confidence_curve
 from cascade.macs import NetworkCost, TimeCost
 from cascade.thresholds import METHODS
 
@@ -28,7 +28,7 @@ COST = NetworkCost('ResNet-v2-50', 'exact count',
                    [1816683520, 3284142080, 4095430656], 4089186304, True)
 ACCURACIES = {'top1': [.467, .628, .765], 'top5': [.702, .843, .932]}
 EPSILONS = list(range(21))
-SETTINGS = {'cst': EPSILONS, 'ccst': EPSILONS,
+SETTINGS = {'cst': EPSILONS, 'ccst': EPSILONS, 'risk': EPSILONS,
             'global': np.linspace(0, 1, 1000),
             'budgeted': np.arange(1, 40) / 20.,
             'pareto': np.linspace(1.82, 4.09, 700)}
@@ -43,7 +43,7 @@ def make_points(metric, method, settings, accuracies, cost):
   gmacs = np.array(cost.exit_macs) / 1e9
   points = []
   for progress, setting in zip(np.linspace(0, 1, len(settings)), settings):
-    if method in ('cst', 'ccst'):  # A high epsilon is cheap.
+    if method in ('cst', 'ccst', 'risk'):  # A high epsilon is cheap.
       progress = .3 + .7 * (1 - progress) ** 2
     # Shares move from the first classifier to the last.
     shares = np.interp(np.arange(len(gmacs)) / (len(gmacs) - 1.),
@@ -54,11 +54,12 @@ def make_points(metric, method, settings, accuracies, cost):
       time['ms_per_image'] = np.dot(shares, cost.time.exit_nanoseconds) / 1e6
     accuracy = accuracies[0] + (accuracies[-1] - accuracies[0]) * (
         1 - (1 - progress) ** 2.5) - .002 * list(METHODS).index(method)
+    cost_per_image = gmacs[0] + (gmacs[-1] - gmacs[0]) * progress
     points.append(Point(
         metric, method, float(setting), (.5,) * (len(gmacs) - 1), accuracy,
-        accuracy - .01, accuracy + .01,
-        gmacs[0] + (gmacs[-1] - gmacs[0]) * progress, 1.,
-        tuple(shares.tolist()), **time))
+        accuracy - .01, accuracy + .01, cost_per_image, 1.,
+        tuple(shares.tolist()), 0., 0., 0., cost_per_image, cost_per_image,
+        **time))
   return points
 
 
@@ -83,7 +84,9 @@ def make_input(metrics=('top1', 'top5'), methods=METHODS, settings=SETTINGS,
               (method, make_points(metric, method, settings[method],
                                    accuracies[metric], cost))
               for method in methods),
-          None, accuracies[metric]))
+          None, accuracies[metric],
+          Oracle(min(accuracies[metric][-1] + .03, 1.), (.8,) + (
+              .2 / (len(cost.exit_macs) - 1),) * (len(cost.exit_macs) - 1))))
       for metric in metrics)
   return results, make_curves(metrics, classifier_ids), classifier_ids, cost
 
@@ -243,7 +246,7 @@ def test_accuracy_vs_macs(paper_figures, metric):
   labels = collections.OrderedDict(zip(METHODS, legend_texts(figure)))
   assert legend_texts(figure)[len(METHODS):] == (
       ['Bolukbasi et al. 2017'] if metric == 'top5' else []) + [
-          'plain network', 'all at one classifier']
+          'plain network', 'oracle', 'all at one classifier']
   for method, label in labels.items():
     assert label.startswith(method)
     points = make_points(
@@ -258,6 +261,10 @@ def test_accuracy_vs_macs(paper_figures, metric):
   plain = line_of(axes, 'plain network')
   np.testing.assert_allclose(
       plain.get_xydata(), [[4.089186304, 100 * ACCURACIES[metric][-1]]])
+  np.testing.assert_allclose(
+      line_of(axes, 'oracle').get_xydata(),
+      [[.8 * 1.81668352 + .1 * 3.28414208 + .1 * 4.095430656,
+        100 * ACCURACIES[metric][-1] + 3]])
   alone = line_of(axes, 'all at one classifier')
   np.testing.assert_allclose(alone.get_xydata(), np.transpose(
       [[1.81668352, 3.28414208, 4.095430656],
@@ -293,7 +300,7 @@ def test_accuracy_vs_ms(monkeypatch):
   axes, = figure.axes
   assert axes.get_xlabel() == 'Cost (ms per image)'
   assert [text.split(',')[0] for text in legend_texts(figure)] == [
-      'cst', 'pareto', 'plain network', 'all at one classifier']
+      'cst', 'pareto', 'plain network', 'oracle', 'all at one classifier']
   points = make_points('top5', 'cst', EPSILONS, ACCURACIES['top5'],
                        measured_time()[-1])
   np.testing.assert_array_equal(

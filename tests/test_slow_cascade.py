@@ -150,3 +150,64 @@ def test_wilson_interval(num_correct, n, low, high):
   # Right and wrong trade places.
   assert slow.wilson_interval(n - num_correct, n) == pytest.approx(
       (1 - high, 1 - low), abs=5e-5)
+
+
+def test_difference_interval():
+  # Both right 20, plain 12, cascade 2, neither 16: phi is
+  # (20 * 16 - 12 * 2 - 25) / sqrt(32 * 18 * 22 * 28) = 271 / 595.67.
+  phi = .454950
+  plain = slow.wilson_interval(32, 50)
+  cascade = slow.wilson_interval(22, 50)
+  a, b = .64 - plain[0], cascade[1] - .44
+  c, d = plain[1] - .64, .44 - cascade[0]
+  assert slow.difference_interval(20, 12, 2, 50) == pytest.approx((
+      .2 - (a * a - 2 * phi * a * b + b * b)**.5,
+      .2 + (c * c - 2 * phi * c * d + d * d)**.5), abs=1e-6)
+  # Plain and cascade trade places.
+  low, high = slow.difference_interval(20, 2, 12, 50)
+  assert slow.difference_interval(20, 12, 2, 50) == pytest.approx(
+      (-high, -low))
+
+
+@pytest.mark.parametrize('most,n,probability,tail', [
+    (0, 2, Fraction(1, 3), Fraction(4, 9)),
+    (1, 2, Fraction(1, 3), Fraction(8, 9)), (2, 2, Fraction(1, 3), 1),
+    (0, 5, 0, 1), (4, 5, 1, 0), (5, 5, 1, 1), (0, 0, Fraction(1, 2), 1),
+    (1, 4, Fraction(1, 2), Fraction(5, 16))])
+def test_binomial_tail(most, n, probability, tail):
+  assert slow.binomial_tail(most, n, Fraction(probability)) == tail
+
+
+def test_losses():
+  # At the first: images 0 to 2; only image 2 is wrong there and right at last.
+  assert slow.losses(
+      slow.exits(OF_THREE, [.7, slow.INFINITY]), CORRECT_OF_THREE) == 1
+  assert slow.losses([2] * 6, CORRECT_OF_THREE) == 0
+  # Images 2, 4 and 5 are right at the last, and wrong at the first.
+  assert slow.losses([0] * 6, CORRECT_OF_THREE) == 3
+
+
+def test_risk_thresholds():
+  nobody = [slow.INFINITY] * 2
+  all_leave, some_leave = [0, 0], [.7, slow.INFINITY]
+
+  def chosen(sequence, epsilon, delta):
+    return slow.risk_thresholds(
+        sequence, OF_THREE, CORRECT_OF_THREE, Fraction(epsilon), delta)
+
+  # P(Binomial(6, 1/2) <= 1) is 7/64, and <= 3 it is 42/64.
+  assert chosen([some_leave, all_leave], '1/2', Fraction(7, 64)) == some_leave
+  assert chosen([some_leave, all_leave], '1/2', Fraction(6, 64)) == nobody
+  assert chosen([some_leave, all_leave], '1/2', Fraction(42, 64)) == all_leave
+  # What comes after the first to fail is not looked at.
+  assert chosen([all_leave, some_leave], '1/2', Fraction(7, 64)) == nobody
+
+
+def test_oracle():
+  # Image 0, 1, 3 leave at the first, 2 and 4 at the second, 5 at the third.
+  accuracy, macs, counts = slow.oracle(CORRECT_OF_THREE, EXIT_MACS)
+  assert (accuracy, counts) == (1, [3, 2, 1])
+  assert macs == Fraction(3 * 10 + 2 * 16 + 21, 6)
+  # One that nobody has right costs least.
+  assert slow.oracle([[False, True], [False, True]], [10, 16]) == (
+      Fraction(1, 2), 10, [2, 0])
