@@ -44,7 +44,7 @@ SHARED_FIELDS = ('resnet_version', 'resnet_size', 'image_size', 'num_classes')
 
 # Dumps whose origins agree in these have the same weights.
 WEIGHT_FIELDS = ('trunk_sha256', 'head_sha256')
-_CHECKPOINT_FIELDS = ('trunk_checkpoint', 'head_checkpoint')
+CHECKPOINT_FIELDS = ('trunk_checkpoint', 'head_checkpoint')
 
 
 def network_name(resnet_version, resnet_size):
@@ -137,7 +137,7 @@ def network_and_weights(folder, classifier_ids):
                for entry in record['exits']}
     known['exits'] = {
         str(k): {field: origins[k][field]
-                 for field in _CHECKPOINT_FIELDS + WEIGHT_FIELDS
+                 for field in CHECKPOINT_FIELDS + WEIGHT_FIELDS
                  if field in origins[k]}
         for k in classifier_ids if k in origins}
     if 'class_names' in record:

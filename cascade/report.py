@@ -15,7 +15,7 @@ import tempfile
 
 import numpy as np
 
-from cascade import UserError, evaluation, figures, quality, risk
+from cascade import UserError, evaluation, figures, page, quality, risk
 from cascade.analysis import HALVES_SEED
 from cascade.predictions import (
     METRIC_TITLES, cascade_predictions, unfilled_rows)
@@ -29,6 +29,7 @@ from files import UNFINISHED_SUFFIX
 # Files that nobody else reads.
 CONFIDENCE_CSV = 'confidence.csv'
 QUALITY_CSV = 'exit_quality.csv'
+REPORT_HTML = 'report.html'
 UNFILLED_CSV = 'unfilled_rows_effect.csv'
 
 # Numbers on which `UNFILLED_CSV` shows the effect of unfilled rows.
@@ -127,6 +128,8 @@ def write_results(folder, options, predictions, measured, division, results,
     write_quality_csv(path(QUALITY_CSV), qualities)
     figures.write_figures(temporary, results, curves, classifier_ids, cost)
     write_summary(path(SUMMARY_JSON), summary)
+    page.write(path(REPORT_HTML), folder, summary, results, curves, qualities,
+               classifier_ids, cost)
     names = sorted(os.listdir(temporary))
   lines = table_lines(results, areas, division, cost)
   if 'risk' in options['method']:

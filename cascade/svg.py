@@ -1,0 +1,165 @@
+"""Figures 4.d, 4.e and 5.d as SVG, for `report.html`.
+
+A method's line has the class `line-<method>`, so that the page can hide it, and
+a figure has the limits of its axes in `data-` attributes, so that the page's
+script can place a point.
+"""
+
+import numpy as np
+
+from cascade.evaluation import bin_edges
+from cascade.figures import (
+    CLASSIFIER_COLORS, CLASSIFIER_LINES, CONFIDENCE_LABELS, METHOD_LINES,
+    classifier_name, of_classifier)
+from cascade.predictions import METRIC_TITLES
+
+# The size of a figure and where its panel lies, in the units of the SVG.
+_WIDTH, _HEIGHT = 480, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 468, 12, 282
+
+# Points of a line nearer than this to the last one drawn are left out.
+_LEAST_STEP = .4
+
+_DASHES = {'-': '', '--': '6 3', ':': '2 2', '-.': '7 2 2 2'}
+
+
+class _Figure:
+  """One panel. What is drawn is in the units of its axes."""
+
+  def __init__(self, x_label, y_label, x_limits, y_limits):
+    from matplotlib.ticker import MaxNLocator
+    self._labels = (x_label, y_label)
+    self._x_limits, self._y_limits = x_limits, y_limits
+    self.parts = []
+    for axis, limits in enumerate((x_limits, y_limits)):
+      ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*limits)
+      for tick in ticks[(ticks >= limits[0]) & (ticks <= limits[1])]:
+        self._add_tick(axis, tick)
+
+  def _add_tick(self, axis, tick):
+    x, y = self._place(tick, tick)
+    if axis == 0:
+      line = f'x1="{x}" x2="{x}" y1="{_TOP}" y2="{_BOTTOM}"'
+      self.text(f'{tick:g}', x, _BOTTOM + 17, 'middle')
+    else:
+      line = f'x1="{_LEFT}" x2="{_RIGHT}" y1="{y}" y2="{y}"'
+      self.text(f'{tick:g}', _LEFT - 6, y + 4, 'end')
+    self.parts.append(f'<line class="grid" {line}/>')
+
+  def _place(self, x, y):
+    """In the units of the SVG, to a tenth."""
+    (x_low, x_high), (y_low, y_high) = self._x_limits, self._y_limits
+    return (round(_LEFT + (x - x_low) / (x_high - x_low) * (_RIGHT - _LEFT), 1),
+            round(_BOTTOM - (y - y_low) / (y_high - y_low) *
+                  (_BOTTOM - _TOP), 1))
+
+  def text(self, text, x, y, anchor):
+    """Text at a place in the units of the SVG."""
+    self.parts.append(
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
+
+  def line(self, points, color, dashes='', width=1.6, css_class='line'):
+    """A line through points, with a dot for a single one."""
+    places = [self._place(*points[0])]
+    for point in points[1:]:
+      place = self._place(*point)
+      if np.hypot(place[0] - places[-1][0],
+                  place[1] - places[-1][1]) >= _LEAST_STEP:
+        places.append(place)
+    d = 'M' + 'L'.join(f'{x:g} {y:g}' for x, y in places)
+    self.parts.append(
+        f'<path class="{css_class}" d="{d}h0" stroke="{color}" '
+        f'stroke-width="{width}" stroke-dasharray="{dashes}"/>')
+
+  def mark(self, x, y, shape, name=''):
+    """A sign at a point: a path around (0, 0), with a name below it."""
+    x, y = self._place(x, y)
+    self.parts.append(f'<path class="mark" d="{shape}" '
+                       f'transform="translate({x} {y})"/>')
+    if name:
+      self.text(name, x, y + 18, 'middle')
+
+  def svg(self, title):
+    """The whole element; `title` is for those who do not see it."""
+    middle = (_TOP + _BOTTOM) / 2
+    x_label, y_label = self._labels
+    limits = ' '.join(
+        f'data-{name}="{value:.9g}"' for name, value in zip(
+            ('left', 'right', 'bottom', 'top', 'x-low', 'x-high', 'y-low',
+             'y-high'),
+            (_LEFT, _RIGHT, _BOTTOM, _TOP) + self._x_limits + self._y_limits))
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}"'
+        f' {limits}>' + ''.join(self.parts) +
+        f'<path class="axes" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>'
+        f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_HEIGHT - 10}" '
+        f'text-anchor="middle">{x_label}</text>'
+        f'<text transform="translate(15 {middle}) rotate(-90)" '
+        f'text-anchor="middle">{y_label}</text></svg>')
+
+
+def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
+  """Accuracy of the cascade against its cost: figures 4.d and 4.e.
+
+  Args:
+    metric: 'top1' or 'top5'.
+    of_metric: `analysis.MetricResults`.
+    classifier_ids: ints, ascending.
+    cost: `macs.NetworkCost`.
+  """
+  lines = {method: [(point.gmacs_per_image, 100 * point.test_accuracy)
+                    for point in points]
+           for method, points in of_metric.points.items()}
+  alone = [(macs / 1e9, 100 * accuracy) for macs, accuracy in zip(
+      cost.exit_macs, of_metric.classifier_accuracies)]
+  plain = (cost.plain_macs / 1e9, alone[-1][1])
+  oracle = (np.dot(of_metric.oracle.exit_shares, cost.exit_macs) / 1e9,
+            100 * of_metric.oracle.accuracy)
+  everything = np.concatenate(list(lines.values()) + [alone, [plain, oracle]])
+  title = METRIC_TITLES[metric].capitalize()
+  figure = _Figure('Cost (GMACs per image)', f'{title} accuracy (%)',
+                   _limits(everything[:, 0], .01 * everything[:, 0].max()),
+                   _limits(everything[:, 1], 1))
+  for method, points in lines.items():
+    style = METHOD_LINES[method]
+    figure.line(points, style['color'],
+                _DASHES[style.get('linestyle', '-')], style['linewidth'],
+                f'line line-{method}')
+  for k, point in zip(classifier_ids, alone):
+    figure.mark(*point, 'M-4-4L4 4M-4 4L4-4', classifier_name(k))
+  figure.mark(*plain, 'M0-5L5 0L0 5L-5 0Z')
+  figure.mark(*oracle, 'M-6 0H6M0-6V6')
+  # The script moves it to the point chosen: its accuracy's interval, and it.
+  figure.parts.append(
+      '<g class="chosen" visibility="hidden"><path/><circle r="5"/></g>')
+  return figure.svg(f'{title} accuracy of the cascade against its cost')
+
+
+def _limits(values, least_span):
+  """Limits of an axis with room for what stands at the points."""
+  low, high = float(values.min()), float(values.max())
+  spare = max(.08 * (high - low), (least_span - (high - low)) / 2)
+  return low - spare, high + spare
+
+
+def alpha(metric, curves):
+  """Accuracy of the images of at least a confidence: figure 5.d.
+
+  Args:
+    metric: 'top1' or 'top5'.
+    curves: a dict from classifier to `evaluation.ConfidenceCurve`.
+  """
+  lines = {}
+  for k, curve in curves.items():
+    filled = ~np.isnan(curve.alpha_smoothed)
+    lines[k] = np.stack(
+        [bin_edges()[:-1], 100 * curve.alpha_smoothed], axis=1)[filled]
+  lowest = min(points[:, 1].min() for points in lines.values())
+  figure = _Figure(
+      CONFIDENCE_LABELS[metric], 'Accuracy from there on, α (%)', (0., 1.),
+      (10. * (lowest // 10), 101.))
+  for k, points in lines.items():
+    figure.line(points, of_classifier(k, CLASSIFIER_COLORS),
+                _DASHES[of_classifier(k, CLASSIFIER_LINES)], 2)
+  return figure.svg(f'{METRIC_TITLES[metric].capitalize()} accuracy of the '
+                    'images of at least a confidence')
