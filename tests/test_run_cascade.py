@@ -19,6 +19,7 @@ import rule_weights
 import run_cascade
 import small_world
 import stage_seconds
+from cascade import analysis
 from cascade_session import CascadeSession
 from devices import resolve, session_config
 from small_network import IMAGE_SIZE, NUM_CLASSES
@@ -92,7 +93,11 @@ def test_decisions_equal_the_analysis(world, metric):
   rows = [row for i, row in enumerate(rows)
           if row['method'] != 'global' or i % 50 == 0]
   assert {row['method'] for row in rows} == {
-      'cst', 'global', 'ccst', 'budgeted', 'pareto'}
+      'cst', 'global', 'ccst', 'budgeted', 'pareto', 'risk'}
+  # The first half of them calibrates `risk`, the second one judges it.
+  shuffled = np.random.RandomState(analysis.HALVES_SEED).permutation(
+      len(images))
+  second_half = np.sort(shuffled[len(images) // 2:])
   devices = resolve(0, len(images), 0)
   num_near = 0
   flags = types.SimpleNamespace(**dict(
@@ -126,11 +131,11 @@ def test_decisions_equal_the_analysis(world, metric):
       np.testing.assert_array_equal(output.top5_classes, classes)
       num_near += np.count_nonzero(output.exits != exits)
       if (output.exits == exits).all():
-        hits = classes == labels[:, np.newaxis]
-        assert hits[:, :num_terms].any(axis=1).mean() == pytest.approx(
-            row['test_accuracy'])
+        judging = second_half if row['method'] == 'risk' else slice(None)
+        hits = (classes == labels[:, np.newaxis])[judging, :num_terms]
+        assert hits.any(axis=1).mean() == pytest.approx(row['test_accuracy'])
         for k in CLASSIFIERS:
-          assert np.mean(exits == k) == pytest.approx(
+          assert np.mean(exits[judging] == k) == pytest.approx(
               row[f'exit_share_clf{k}'])
     session.__exit__()
   print(f'{num_near} images, of {len(rows) * len(images)}, are within 1e-5 of '
@@ -202,9 +207,9 @@ def test_photos(world, tmp_path, capsys):
   assert json.loads((tmp_path / 'out' / 'run.json').read_text())['top1'] is None
 
 
-@pytest.mark.parametrize('takes_bytes', [False, True])
-def test_export(world, tmp_path, takes_bytes):
-  choose = 'ccst:30' if takes_bytes else 'cst:30'
+@pytest.mark.parametrize('choose, takes_bytes', [
+    ('cst:30', False), ('risk:60', False), ('ccst:30', True)])
+def test_export(world, tmp_path, choose, takes_bytes):
   run(world, results=world.folder / 'results', choose=choose,
       export_dir=tmp_path / 'export', image_bytes_as_serving_input=takes_bytes)
   folder, = glob.glob(str(tmp_path / 'export' / '*'))
