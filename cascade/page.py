@@ -254,9 +254,9 @@ def _lead(summary):
 
 
 def _inputs(kind, name, labels, values):
-  """Radio buttons, the first chosen, or checkboxes, all of them."""
+  """Radio buttons, the first one chosen, or checkboxes, all chosen."""
   return ''.join(
-      f'<label><input type={kind} name={name} value={value}'
+      f'<label><input type={kind} name={name} value={value} class=script hidden'
       f'{" checked" if kind == "checkbox" or not i else ""}>'
       f'{labels[value]}</label>' for i, value in enumerate(values))
 
@@ -277,7 +277,8 @@ def _points_table(metric, points, classifier_ids, cost, columns):
   of_method = of_method[::math.ceil(len(of_method) / _MOST_TABLE_ROWS)]
   text_of = {
       column: lambda point, places=places, value_of=value_of:
-      f'{value_of(point):.{places}f}' for column, places, value_of in columns}
+      f'{round(value_of(point), places) + 0.:.{places}f}'  # No -0.00.
+      for column, places, value_of in columns}
 
   def interval(column):
     return lambda point: (

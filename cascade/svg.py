@@ -20,6 +20,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 468, 12, 282
 # Points of a line nearer than this to the last one drawn are left out.
 _LEAST_STEP = .4
 
+# Of lines.
+_LEAST_WIDTH = 1.3
 _DASHES = {'-': '', '--': '6 3', ':': '2 2', '-.': '7 2 2 2'}
 
 
@@ -58,8 +60,8 @@ class _Figure:
     self.parts.append(
         f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
 
-  def line(self, points, color, dashes='', width=1.6, css_class='line'):
-    """A line through points, with a dot for a single one."""
+  def line(self, points, color, dashes, width, css_class='line'):
+    """A line through points; a single one is a dot."""
     places = [self._place(*points[0])]
     for point in points[1:]:
       place = self._place(*point)
@@ -120,10 +122,12 @@ def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
   figure = _Figure('Cost (GMACs per image)', f'{title} accuracy (%)',
                    _limits(everything[:, 0], .01 * everything[:, 0].max()),
                    _limits(everything[:, 1], 1))
-  for method, points in lines.items():
+  for method, points in sorted(
+      lines.items(), key=lambda line: METHOD_LINES[line[0]]['zorder']):
     style = METHOD_LINES[method]
     figure.line(points, style['color'],
-                _DASHES[style.get('linestyle', '-')], style['linewidth'],
+                _DASHES[style.get('linestyle', '-')],
+                max(style['linewidth'], _LEAST_WIDTH),
                 f'line line-{method}')
   for k, point in zip(classifier_ids, alone):
     figure.mark(*point, 'M-4-4L4 4M-4 4L4-4', classifier_name(k))
