@@ -30,7 +30,7 @@ POINT_COLUMNS = ('test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
 # Then, if time was measured (-cost); fields of `Point` as well.
 TIME_COLUMNS = ('ms_per_image', 'speedup_by_time')
 # The last columns: against the last classifier alone, on the same images, and
-# how sure the cost is; fields of `Point` as well.
+# how certain the cost is; fields of `Point` as well.
 PAIRED_COLUMNS = ('accuracy_drop', 'accuracy_drop_low', 'accuracy_drop_high',
                   'gmacs_low', 'gmacs_high')
 # For each classifier, the last of which has no threshold.
@@ -138,9 +138,9 @@ def choose(results, choice, metric):
   `METHOD:SETTING` is that row. Of the rows that keep the condition `speedup>=X`
   or `gmacs<=X`, it is the one with the least drop in accuracy, and of equal
   ones the cheapest; of those that keep `accuracy_drop<=X`, in percent points,
-  the cheapest, and of equal ones the one with the least drop. The drop is that
-  against the plain network on the same images, which are not the same for all
-  methods. All methods take part.
+  the cheapest, and of equal ones the one with the least drop. The drop is
+  against the plain network on the images that judged, which for `risk` are
+  others. All methods take part.
 
   Args:
     results: `Results`.

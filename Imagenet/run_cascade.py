@@ -316,12 +316,23 @@ def _origin(cascade):
   return {
       'classifiers': cascade.classifier_ids,
       'metric': cascade.metric,
-      'thresholds': cascade.thresholds.tolist(),
+      'thresholds': _for_json(cascade.thresholds.tolist()),
       'choice': choice and f'{choice.method}:{choice.setting!r}',
       'expected': choice and {
-          column: None if value != value else value
-          for column, value in choice.row.items()},
+          column: _for_json(value) for column, value in choice.row.items()},
   }
+
+
+def _for_json(value):
+  """A value, or a list of them, without the numbers that JSON does not have.
+
+  NaN is null, and infinity "inf".
+  """
+  if isinstance(value, list):
+    return [_for_json(item) for item in value]
+  if value != value:
+    return None
+  return 'inf' if value == float('inf') else value
 
 
 def _run_record(flags_obj, cascade, devices, output, results=None,

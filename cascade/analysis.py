@@ -2,7 +2,7 @@
 
 Thresholds are fitted on the train split and judged on the validation split, as
 in the paper, or on two halves of the validation split. `risk` needs images of
-its own to calibrate, so it is judged on half of the validation split always.
+its own to calibrate, so it is always judged on half of the validation split.
 """
 
 import typing
@@ -122,7 +122,7 @@ def analyse(predictions, division, metrics, methods, epsilon_percents,
             metric, method, fitting.fit(method), judge, cost)
         for method in METHODS if method in methods and method != 'risk'}
     if 'risk' in methods:
-      # With the paper's division it walks the `pareto` that is there already.
+      # With the paper's division it reuses the `pareto` already fitted.
       risk_fitting = fitting if division.risk_fit is division.fit else (
           fitting_on(division.risk_fit))
       points['risk'] = evaluation.points(

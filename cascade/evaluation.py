@@ -1,7 +1,7 @@
 """Judges thresholds: accuracy and cost of the cascade (paper, section 3).
 
 Accuracies are compared with the plain network's, which is that of the last
-classifier alone, on the same images. Intervals are of 95 %.
+classifier alone, on the same images. All intervals are 95 % intervals.
 """
 
 import typing
@@ -22,7 +22,7 @@ NUM_SMOOTHED_BINS = 11
 class Outcomes(typing.NamedTuple):
   """What S settings of thresholds come to."""
   num_correct: np.ndarray     # int64 [S], images whose own exit is right.
-  num_lost: np.ndarray        # int64 [S], of the others: plain one is right.
+  num_lost: np.ndarray        # int64 [S], wrong here, right in the plain one.
   exit_counts: np.ndarray     # int64 [S, classifiers], images leaving at each.
   macs_per_image: np.ndarray  # float64 [S], mean cumulative MACs.
 
@@ -30,8 +30,8 @@ class Outcomes(typing.NamedTuple):
 class Oracle(typing.NamedTuple):
   """The bound: no thresholds are both more accurate and cheaper.
 
-  Every image leaves at the first classifier that is right, and those that none
-  has right leave at the first of all.
+  Every image leaves at the first classifier that is right; images that no
+  classifier gets right leave at the first.
   """
   accuracy: float     # Both are fractions.
   exit_shares: tuple
@@ -106,15 +106,15 @@ def difference_interval(num_lost, num_gained, num_correct, num_images):
   Newcombe, "Improved confidence intervals for the difference between binomial
   proportions based on paired data", Statistics in Medicine 17 (1998), method
   10. The Wilson intervals of both accuracies are put together with their
-  correlation, so that images on which both agree count for nothing.
+  correlation, so that images on which both agree hardly count.
 
-  For example, of 1000 images both have 700 right, the plain network 30 more
+  For example, of 1000 images both get 700 right, the plain network 30 more
   and the cascade 20 others: the drop is 1 %, from -0.4 to 2.4 %.
 
   Args:
-    num_lost: images that only the plain network has right.
-    num_gained: images that only the cascade has right.
-    num_correct: images that the cascade has right.
+    num_lost: images that only the plain network gets right.
+    num_gained: images that only the cascade gets right.
+    num_correct: images that the cascade gets right.
     num_images: all of them.
 
   Returns:
@@ -143,7 +143,7 @@ def difference_interval(num_lost, num_gained, num_correct, num_images):
 
 
 def mean_cost_interval(exit_counts, exit_costs):
-  """95 % interval of the mean cost per image, by its standard error.
+  """95 % interval of the mean cost per image, from its standard error.
 
   Args:
     exit_counts: int64 [S, classifiers], images that leave at each.

@@ -84,7 +84,8 @@ def write(path, results_folder, summary, results, curves, qualities,
           for method in methods),
       'shown': _inputs('checkbox', 'shown', {
           method: _swatch(METHOD_LINES[method]['color']) +
-                  METHOD_LINES[method]['label'] for method in methods}, methods),
+                  METHOD_LINES[method]['label']
+          for method in methods}, methods),
       'figures': ''.join(
           _for_metric(metric, svg.accuracy_vs_macs(
               metric, of_metric, classifier_ids, cost))
@@ -206,7 +207,7 @@ def _command(summary, classifier_ids, results_folder):
   find the same weights; thresholds have to be given otherwise.
   """
   exits = summary.get('exits', {})
-  known = all(
+  known = all(field in summary for field in SHARED_FIELDS) and all(
       field in exits.get(str(k), {}) for k in classifier_ids
       for field in CHECKPOINT_FIELDS + WEIGHT_FIELDS)
   words = ['python3', 'run_cascade.py']
@@ -308,8 +309,9 @@ def _quality_table(qualities):
   for metric, of_metric in qualities.items():
     for k, quality in of_metric.items():
       num_images, *fractions = quality
+      title = f'{METRIC_TITLES[metric]}, {classifier_name(k)}'
       rows.append(
-          [f'{METRIC_TITLES[metric]}, {classifier_name(k)}', f'{num_images:,}'] +
+          [title, f'{num_images:,}'] +
           ['' if math.isnan(value) else f'{value:.4f}' for value in fractions])
   return _table('', ['Classifier', 'Images', 'Accuracy', 'AUROC', 'AURC',
                      'Excess AURC', 'ECE', 'Lost'], rows)

@@ -1,6 +1,6 @@
 """How good are the confidences? Do they tell right answers from wrong ones?
 
-All of it is of one classifier, on one split for one metric: `confidence` is
+Everything here is for one classifier, one split and one metric: `confidence` is
 float64 [images], and `correct` bool [images]. Images of equal confidence are
 one group; where an order is needed, the result is the mean over all orders
 within the groups.
@@ -72,7 +72,7 @@ def auroc(confidence, correct):
 
 
 def aurc(confidence, correct):
-  """Area under risk against coverage (Geifman & El-Yaniv 2017).
+  """Area under risk against coverage (Geifman, Uziel & El-Yaniv 2019).
 
   Risk at a coverage of k images: the share of wrong answers among the k most
   confident ones. This is its mean over k = 1 to all. `confidence` is ascending.
@@ -95,7 +95,7 @@ def calibration_error(confidence, correct):
   """Expected calibration error (Guo et al. 2017), in 15 bins of equal width.
 
   The mean over images of |accuracy - mean confidence| of the image's bin. A
-  bin contains its upper edge; the last one also sums of rounded softmaxes
+  bin contains its upper edge; the last one also holds sums that rounding lifts
   above 1.
   """
   edges = np.linspace(0, 1, NUM_CALIBRATION_BINS + 1)[1:-1]

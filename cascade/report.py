@@ -108,7 +108,7 @@ def write_results(folder, options, predictions, measured, division, results,
       metric: {
           method: evaluation.area_under_curve(
               points, of_metric.classifier_accuracies, cost)
-          # The points of `risk` are of other images than the ends of the line.
+          # `risk` is judged on other images than the ends of the line.
           for method, points in of_metric.points.items() if method != 'risk'}
       for metric, of_metric in results.items()}
   curves, qualities = _confidences(
@@ -268,7 +268,8 @@ def write_unfilled_csv(path, results, other_results, count_unfilled_rows):
         for one in (point, other)]
        for metric, of_metric in left_out.items()
        for method, points in of_metric.points.items()
-       if method != 'pareto'  # Its costs differ, so no rows match.
+       # Costs of `pareto` differ, and so do the images that judge `risk`.
+       if method not in ('pareto', 'risk')
        for point, other in zip(points, counted[metric].points[method])))
 
 
@@ -322,9 +323,11 @@ def table_lines(results, areas, division, cost):
   """The tables for the terminal. The first is like the paper's Table 3."""
   titles = [METRIC_TITLES[metric] for metric in results]
   methods = next(iter(results.values())).points
-  lines = ['', f'Cascade: thresholds fitted on {division.fit.num_images:,} '
-           f'{division.fit.split} images, judged on '
-           f'{division.judge.num_images:,} {division.judge.split} images']
+  fit, judge = division.fit, division.judge
+  if list(methods) == ['risk']:
+    fit, judge = division.risk_fit, division.risk_judge
+  lines = ['', f'Cascade: thresholds fitted on {fit.num_images:,} {fit.split} '
+           f'images, judged on {judge.num_images:,} {judge.split} images']
   for method in [name for name in EPSILON_METHODS if name in methods][:1]:
     time_titles = f'{"ms":>9}{"by time":>9}' if cost.time else ''
     header = ''.join(
@@ -359,5 +362,5 @@ def risk_lines(division, delta):
                  f'of {100 * least:.2g} %; there, no image leaves early')
   else:
     lines.append(f'{num_images:,} images can promise nothing at this delta; '
-                 'no image leaves early')
+                 'below an epsilon of 100 %, no image leaves early')
   return lines

@@ -1,10 +1,10 @@
 """Thresholds that keep a promise: risk control by fixed-sequence testing.
 
 The accuracy drop is at most epsilon with a probability of at least 1 - delta,
-over the draw of the calibrating images. "Learn then test" with a fixed sequence
+over the draw of the calibration images. "Learn then test" with a fixed sequence
 (Angelopoulos et al. 2021, arXiv 2110.01052; for early exits Jazbec et al. 2024,
-arXiv 2405.20915). The promise holds for images that are drawn as the
-calibrating ones are, for each epsilon by itself, if it was chosen before.
+arXiv 2405.20915). The promise holds for images from the same distribution as
+the calibration images, and for a single epsilon chosen beforehand.
 """
 
 import functools
@@ -20,27 +20,30 @@ def calibrate(sequence, predictions, epsilon_fractions, delta):
 
   The loss of an image is 1 where the cascade is wrong and the plain network
   right, else 0; its mean is at least the drop in accuracy. Thresholds are
-  tested from the dearest to the cheapest, and the first that fail end it. They
-  fail if so few losses, or fewer, had a probability above delta were the mean
-  loss epsilon. As the sequence is given before any calibrating image is seen,
-  one error in all tests has a probability of at most delta.
+  tested from the most expensive to the cheapest; testing stops at the first
+  failure. They fail if, at a mean loss of epsilon, this few losses or fewer
+  would have a probability above delta. As the sequence is fixed before any
+  calibration image is seen, the chance of an error in any of the tests is at
+  most delta.
 
   For example, 1000 images may have 13 losses at an epsilon of 2 % and a delta
   of 0.1: P(Binomial(1000, 2 %) <= 13) is 0.064, and for 14 it is 0.103.
 
   Args:
-    sequence: float64 [P, T], from the cheapest to the dearest, none of it
-      fitted on the calibrating images.
-    predictions: `predictions.CascadePredictions` of the calibrating images.
+    sequence: float64 [P, T], from the cheapest to the most expensive, none of
+      it fitted on the calibration images.
+    predictions: `predictions.CascadePredictions` of the calibration images.
     epsilon_fractions: [E], ascending.
-    delta: from 0, which nothing passes below an epsilon of 1, to below 1.
+    delta: in [0, 1). At 0, nothing passes unless epsilon is 1.
 
   Returns:
-    float64 [E, T]; infinite, so that nobody leaves, where nothing passes.
+    float64 [E, T]; infinite, so that no image leaves, where nothing passes.
   """
   num_images = len(predictions.correct[0])
   num_thresholds = len(predictions.confidence) - 1
   no_exit = np.full((1, num_thresholds), np.inf)
+  if not num_images:
+    return np.repeat(no_exit, len(epsilon_fractions), axis=0)
   candidates = np.concatenate([no_exit, sequence[::-1]])
   num_lost = evaluation.evaluate(
       predictions, candidates, [0] * (num_thresholds + 1)).num_lost

@@ -180,8 +180,8 @@ def test_keyboard(browser, opened):
 
 def test_methods_can_be_hidden(browser, opened):
   opened('-method', 'cst,global')
-  shown = ('[...document.querySelectorAll("#figure [data-metric=top1] .line")].map('
-           'line => getComputedStyle(line).display !== "none")')
+  shown = ('[...document.querySelectorAll("#figure [data-metric=top1] .line")]'
+           '.map(line => getComputedStyle(line).display !== "none")')
   assert browser.evaluate(shown) == [True, True]
   browser.evaluate(
       'document.querySelector("[name=shown][value=global]").click()')

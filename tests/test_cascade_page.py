@@ -96,8 +96,9 @@ def test_numbers_are_those_of_the_csv_files(tmp_path, monkeypatch, run):
           abs=(.5 + 1e-6) * unit), column
   for (metric, method), expected in of_method.items():
     if method == next(iter(data['settings'])):
-      shown = rows_of(page, f'{metric[:3]}-{metric[3:]}, ' + {
-          'cst': 'cst, per classifier', 'global': 'global, one for all'}[method])
+      shown = rows_of(page, f'top-{metric[3]}, ' + {
+          'cst': 'cst, per classifier',
+          'global': 'global, one for all'}[method])
       assert 0 < len(shown) <= 25
       for cells in shown:
         row, = [row for row in expected

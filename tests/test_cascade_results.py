@@ -10,8 +10,8 @@ import cascade_results
 from cascade_results import check_weights, choose, load
 from user_error import UserError
 
-# metric, method, setting, thresholds, accuracy, GMACs, speedup. `risk` is judged
-# on other images, of which the plain network has one percent less right.
+# metric, method, setting, thresholds, accuracy, GMACs, speedup. `risk` is
+# judged on other images, of which the plain network has one percent less right.
 PLAIN_ACCURACY = {'top1': .75, 'top5': .9}
 ROWS = [
     ('top1', 'cst', 0., .9, .95, .75, 4.0, 1.0),
