@@ -31,7 +31,7 @@ def write(export_dir, model, classifier_ids, weights, metric, thresholds,
     model: a `resnet_model.Model`.
     classifier_ids: of the cascade, ascending.
     weights: a `resnet_checkpoint.ExitWeights` of these.
-    metric: of `cascade_graph.CONFIDENCE_TERMS`.
+    metric: of `cascade_results.CONFIDENCE_TERMS`.
     thresholds: float32 [T], or [T, classes] by predicted class.
     image_size: height and width in pixels.
     takes_image_bytes: whether the input is encoded images, strings [batch], and

@@ -17,10 +17,7 @@ import typing
 from tf_compat import tf
 
 import resnet_model
-
-# From metric to how many of the largest softmaxes its confidence adds up
-# (paper, section 3).
-CONFIDENCE_TERMS = {'top1': 1, 'top5': 5}
+from cascade_results import CONFIDENCE_TERMS
 
 
 class CascadeOutput(typing.NamedTuple):
@@ -41,7 +38,7 @@ def build(model, images, classifier_ids, thresholds, metric,
     classifier_ids: of the cascade, ascending; the last one accepts everything.
     thresholds: of all classifiers but the last, float32 [batch, T], for each
       image its own. At infinity it does not leave.
-    metric: of `CONFIDENCE_TERMS`.
+    metric: of `cascade_results.CONFIDENCE_TERMS`.
     is_per_class: thresholds are [T, classes] instead, and each image has those
       of the class that the classifier predicts.
 

@@ -17,6 +17,10 @@ import numpy as np
 from dump_record import WEIGHT_FIELDS
 from user_error import UserError
 
+# The metrics, and how many of the largest softmaxes confidence adds up for each
+# (paper, section 3).
+CONFIDENCE_TERMS = {'top1': 1, 'top5': 5}
+
 # Files of the analysis' output folder.
 CASCADE_CSV = 'cascade.csv'
 CCST_NPZ = 'ccst_thresholds.npz'

@@ -32,7 +32,7 @@ class CascadeSession:
       model: a `resnet_model.Model`.
       classifier_ids: of the cascade, ascending, the network's own last.
       weights: a `resnet_checkpoint.ExitWeights` of these.
-      metric: of `cascade_graph.CONFIDENCE_TERMS`.
+      metric: of `cascade_results.CONFIDENCE_TERMS`.
       thresholds: float32 [T], or [T, classes] by predicted class.
       image_size: height and width in pixels.
       devices: `devices.Devices` of one replica.

@@ -9,6 +9,7 @@ written to.
 from absl import flags
 
 import resnet_model
+from cascade_results import CONFIDENCE_TERMS
 from training_hooks import HOOK_NAMES
 
 
@@ -45,7 +46,7 @@ def define_run_cascade_flags(resnet_size_choices):
       'cst:2; or the best row with "speedup>=X", "gmacs<=X" or '
       '"accuracy_drop<=X" (percent points against the plain network).')
   flags.DEFINE_enum(
-      'metric', 'top1', ['top1', 'top5'],
+      'metric', 'top1', list(CONFIDENCE_TERMS),
       help='Confidence is the largest softmax (top1) or the sum of the five '
       'largest (top5).')
   flags.DEFINE_enum(

@@ -57,24 +57,21 @@ def write(path, results_folder, summary, results, curves, qualities,
   """
   columns = _columns(classifier_ids, cost)
   methods = list(next(iter(results.values())).points)
+  rows = {}
+  for metric, of_metric in results.items():
+    rows[metric] = {method: _encoded(columns, points)
+                    for method, points in of_metric.points.items()}
+    if 'ccst' in methods:
+      rows[metric]['ccst'].update(
+          _encoded_classes(of_metric.ccst_thresholds, classifier_ids))
   data = {
       'classifiers': [classifier_name(k) for k in classifier_ids],
-      'num_classes': max(
-          [0] + [of_metric.ccst_thresholds.shape[2] for of_metric
-                 in results.values() if 'ccst' in methods]),
       'settings': {method: setting_label(method, bool(cost.time))
                    for method in methods},
       'places': {column: places for column, places, _ in columns},
-      'rows': {
-          metric: {method: _encoded(columns, points)
-                   for method, points in of_metric.points.items()}
-          for metric, of_metric in results.items()},
+      'rows': rows,
       **_command(summary, classifier_ids, results_folder),
   }
-  for metric, of_metric in results.items():
-    if 'ccst' in methods:
-      data['rows'][metric]['ccst'].update(
-          _encoded_classes(of_metric.ccst_thresholds, classifier_ids))
   parts = {
       'title': html.escape(f'Cascaded inference: {summary["network"]}'),
       'lead': html.escape(_lead(summary)),
@@ -242,8 +239,10 @@ def _lead(summary):
   risk = summary.get('risk')
   if risk:
     text += (f' risk is calibrated on {risk["num_calibrating"]:,} validation '
-             f'images and judged on {risk["num_judged"]:,} others: compare its '
-             'drop with those of other methods, not its accuracy.')
+             f'images and judged on {risk["num_judged"]:,} others.')
+    if risk['num_judged'] != judged['num_images']:
+      text += (' They are not those of the other methods: compare drops, not '
+               'accuracies.')
   unfilled = [f'{count:,} {split}' for split, count in
               summary['num_unfilled_rows'].items() if count]
   if unfilled:

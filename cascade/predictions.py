@@ -9,9 +9,10 @@ import typing
 import numpy as np
 
 from cascade import UserError, dumps
+from cascade_results import CONFIDENCE_TERMS
 
-METRIC_TITLES = {'top1': 'top-1', 'top5': 'top-5'}
-METRICS = tuple(METRIC_TITLES)
+METRICS = tuple(CONFIDENCE_TERMS)
+METRIC_TITLES = dict(zip(METRICS, ('top-1', 'top-5')))
 
 
 class ClassifierPredictions(typing.NamedTuple):

@@ -114,10 +114,12 @@ def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
            for method, points in of_metric.points.items()}
   alone = [(macs / 1e9, 100 * accuracy) for macs, accuracy in zip(
       cost.exit_macs, of_metric.classifier_accuracies)]
-  plain = (cost.plain_macs / 1e9, alone[-1][1])
+  # The last classifier is the plain network's, unless that one costs more.
+  plain = [(cost.plain_macs / 1e9, alone[-1][1])] if (
+      cost.exit_macs[-1] >= cost.plain_macs) else []
   oracle = (np.dot(of_metric.oracle.exit_shares, cost.exit_macs) / 1e9,
             100 * of_metric.oracle.accuracy)
-  everything = np.concatenate(list(lines.values()) + [alone, [plain, oracle]])
+  everything = np.concatenate(list(lines.values()) + [alone, plain + [oracle]])
   title = METRIC_TITLES[metric].capitalize()
   figure = _Figure('Cost (GMACs per image)', f'{title} accuracy (%)',
                    _limits(everything[:, 0], .01 * everything[:, 0].max()),
@@ -131,7 +133,8 @@ def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
                 f'line line-{method}')
   for k, point in zip(classifier_ids, alone):
     figure.mark(*point, 'M-4-4L4 4M-4 4L4-4', classifier_name(k))
-  figure.mark(*plain, 'M0-5L5 0L0 5L-5 0Z')
+  for point in plain:
+    figure.mark(*point, 'M0-5L5 0L0 5L-5 0Z')
   figure.mark(*oracle, 'M-6 0H6M0-6V6')
   # The script moves it to the point chosen: its accuracy's interval, and it.
   figure.parts.append(
