@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from cascade import evaluation
+from cascade.predictions import CascadePredictions
 
 
 def calibrate(sequence, predictions, epsilon_fractions, delta):
@@ -42,11 +43,15 @@ def calibrate(sequence, predictions, epsilon_fractions, delta):
   num_images = len(predictions.correct[0])
   num_thresholds = len(predictions.confidence) - 1
   no_exit = np.full((1, num_thresholds), np.inf)
-  if not num_images:
-    return np.repeat(no_exit, len(epsilon_fractions), axis=0)
   candidates = np.concatenate([no_exit, sequence[::-1]])
-  num_lost = evaluation.evaluate(
-      predictions, candidates, [0] * (num_thresholds + 1)).num_lost
+  num_lost = np.zeros(len(candidates), np.int64)
+  # Other images are lost by no thresholds.
+  rows = predictions.correct[-1] & ~np.all(predictions.correct[:-1], axis=0)
+  if rows.any():
+    num_lost = evaluation.evaluate(
+        CascadePredictions([one[rows] for one in predictions.confidence],
+                           [one[rows] for one in predictions.correct], None),
+        candidates, [0] * (num_thresholds + 1)).num_lost
   log_delta = math.log(delta) if delta else -math.inf
   passed = 0  # What passes for an epsilon passes for a larger one.
   chosen = []
