@@ -13,7 +13,6 @@ input, 3 and 4 those of the networks alone.
 """
 
 import contextlib
-import itertools
 import time
 import typing
 
@@ -111,15 +110,18 @@ def run(session, make_reader, num_images, compares):
   while len(names) < num_images:
     for name, network in networks:
       start = time.perf_counter()
-      block = []
-      for batch in itertools.islice(readers[name], _BATCHES_PER_BLOCK):
+      block, num_left = [], num_images - len(names)
+      # The end of a reader, which may take seconds, is never reached here.
+      while num_left > 0 and len(block) < _BATCHES_PER_BLOCK:
+        batch = next(readers[name], None)
+        if batch is None:
+          raise UserError(f'{num_images - num_left:,} records where there were '
+                          f'{num_images:,} at the start; they must not change '
+                          'while they are read')
         outputs[name].append(network(batch.images))
         block.append(batch)
+        num_left -= len(batch.names)
       seconds[name][0] += time.perf_counter() - start
-    if not block:
-      raise UserError(f'{len(names):,} records where there were '
-                      f'{num_images:,} at the start; they must not change '
-                      'while they are read')
     if compares:
       for name, network in networks:
         start = time.perf_counter()

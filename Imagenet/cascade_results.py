@@ -35,7 +35,7 @@ POINT_COLUMNS = ('test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
 TIME_COLUMNS = ('ms_per_image', 'speedup_by_time')
 # The last columns: against the last classifier alone, on the same images, and
 # how certain the cost is; fields of `Point` as well.
-PAIRED_COLUMNS = ('accuracy_drop', 'accuracy_drop_low', 'accuracy_drop_high',
+LAST_COLUMNS = ('accuracy_drop', 'accuracy_drop_low', 'accuracy_drop_high',
                   'gmacs_low', 'gmacs_high')
 # For each classifier, the last of which has no threshold.
 THRESHOLD_COLUMN = 'threshold_clf{}'
@@ -48,7 +48,7 @@ CCST_SETTINGS = 'epsilon_percent'
 _TOLERANCE = 1e-9
 
 _FORMS = ('a choice is METHOD:SETTING, such as cst:2, or one of speedup>=X, '
-          'gmacs<=X and accuracy_drop<=X (percent points)')
+          'gmacs<=X and accuracy_drop<=X (percentage points)')
 
 
 class Choice(typing.NamedTuple):
@@ -119,7 +119,7 @@ def _read_rows(stream):
   share = re.compile(EXIT_SHARE_COLUMN.format(r'(\d+)') + '$')
   classifier_ids = [int(match.group(1)) for match in map(
       share.match, reader.fieldnames or []) if match]
-  needed = POINT_COLUMNS + PAIRED_COLUMNS + tuple(
+  needed = POINT_COLUMNS + LAST_COLUMNS + tuple(
       THRESHOLD_COLUMN.format(k) for k in classifier_ids[:-1])
   rows = []
   for row in reader:
@@ -141,10 +141,10 @@ def choose(results, choice, metric):
 
   `METHOD:SETTING` is that row. Of the rows that keep the condition `speedup>=X`
   or `gmacs<=X`, it is the one with the least drop in accuracy, and of equal
-  ones the cheapest; of those that keep `accuracy_drop<=X`, in percent points,
-  the cheapest, and of equal ones the one with the least drop. The drop is
+  ones the cheapest; of those that keep `accuracy_drop<=X`, in percentage
+  points, the cheapest, and of equal ones the one with the least drop. The drop is
   against the plain network on the images that judged, which for `risk` are
-  others. All methods take part.
+  half as many. All methods take part.
 
   Args:
     results: `Results`.

@@ -44,7 +44,7 @@ def define_run_cascade_flags(resnet_size_choices):
       'choose', None,
       help='The thresholds of a row of cascade.csv: METHOD:SETTING, such as '
       'cst:2; or the best row with "speedup>=X", "gmacs<=X" or '
-      '"accuracy_drop<=X" (percent points against the plain network).')
+      '"accuracy_drop<=X" (percentage points against the plain network).')
   flags.DEFINE_enum(
       'metric', 'top1', list(CONFIDENCE_TERMS),
       help='Confidence is the largest softmax (top1) or the sum of the five '

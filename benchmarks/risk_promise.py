@@ -2,8 +2,8 @@
 
   python benchmarks/risk_promise.py [--splits N] [--images N]
 
-Generated images and what three classifiers say of them stand for all images
-that there are, so the drop of any thresholds on them is the true one. Each
+A generated population of images, with the outputs of three classifiers, stands
+for all images, so the drop of any thresholds on it is the true one. Each
 split draws --images of them to fit and as many to calibrate, with replacement.
 As in a trained network, the classifiers err less on the images that they were
 trained on, at the same confidence. A row is of

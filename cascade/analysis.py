@@ -75,19 +75,18 @@ def divide(predictions, fit_on, count_unfilled_rows):
           'classifier, not enough for thresholds; dump the classifiers again '
           '(step 3)')
   all_rows = np.arange(len(unfilled_rows(predictions['validation'])))
-  first, second = _halves(
-      'validation', all_rows[images['validation'].rows])
+  first, second = _halves(all_rows[images['validation'].rows])
   if fit_on == 'train':
     return Division(images['train'], images['validation'],
                     images['train'], first, second)
-  risk_fit, risk_calibration = _halves('validation', first.rows)
+  risk_fit, risk_calibration = _halves(first.rows)
   return Division(first, second, risk_fit, risk_calibration, second)
 
 
-def _halves(split, rows):
-  """Two random halves of the rows, always the same; a pair of `Images`."""
+def _halves(rows):
+  """Two random halves of validation rows, always the same; `Images`."""
   order = np.random.RandomState(HALVES_SEED).permutation(len(rows))
-  return [Images(split, rows[np.sort(half)], len(half))
+  return [Images('validation', rows[np.sort(half)], len(half))
           for half in np.split(order, [len(rows) // 2])]
 
 

@@ -28,7 +28,7 @@ class Outcomes(typing.NamedTuple):
 
 
 class Oracle(typing.NamedTuple):
-  """The bound: no thresholds are both more accurate and cheaper.
+  """The bound: on these images no thresholds are more accurate.
 
   Every image leaves at the first classifier that is right; images that no
   classifier gets right leave at the first.

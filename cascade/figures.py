@@ -24,7 +24,7 @@ import numpy as np
 from cascade import UserError
 from cascade.evaluation import bin_edges
 from cascade.predictions import METRIC_TITLES
-from cascade.thresholds import EPSILON_METHODS, METHODS, setting_label
+from cascade.thresholds import METHODS, main_method, setting_label
 
 PNG_DPI = 300
 
@@ -142,7 +142,7 @@ def write_figures(folder, results, curves, classifier_ids, cost):
     cost: `macs.NetworkCost`.
   """
   figures = {}
-  for stem, axis in _cost_axes(cost).items():
+  for stem, axis in cost_axes(cost).items():
     for metric, of_metric in results.items():
       figures[f'{stem}_{metric}'] = accuracy_vs_cost(
           metric, of_metric, classifier_ids, cost, axis)
@@ -184,7 +184,7 @@ class CostAxis(typing.NamedTuple):
   is_comparable: bool  # With Bolukbasi et al. 2017.
 
 
-def _cost_axes(cost):
+def cost_axes(cost):
   """A dict from the begin of a figure's name to its `CostAxis`."""
   axes = {'accuracy_vs_macs': CostAxis(
       'Cost (GMACs per image)', 'gmacs_per_image',
@@ -204,11 +204,7 @@ def accuracy_vs_cost(metric, of_metric, classifier_ids, cost, axis):
 
   A line connects the points of a method in their order.
   """
-  alone = list(zip(axis.exit_costs, of_metric.classifier_accuracies))
-  plain = []
-  # The last classifier is the plain network's, unless that one costs more.
-  if cost.exit_macs[-1] >= cost.plain_macs:
-    plain = [(axis.plain_cost, alone[-1][1])]
+  alone, plain, bound = reference_points(of_metric, cost, axis)
   comparison = []
   if metric == 'top5' and axis.is_comparable:
     comparison = [(axis.plain_cost / speedup, accuracy) for speedup, accuracy
@@ -217,8 +213,6 @@ def accuracy_vs_cost(metric, of_metric, classifier_ids, cost, axis):
       ([(getattr(point, axis.field), point.test_accuracy)
         for point in of_metric.points[method]], METHOD_LINES[method])
       for method in METHODS if method in of_metric.points]
-  bound = [(np.dot(of_metric.oracle.exit_shares, axis.exit_costs),
-            of_metric.oracle.accuracy)]
   for marks, label, marker, size, zorder in (
       (comparison, 'Bolukbasi et al. 2017', 'D', 4, 7),
       (plain, 'plain network', '*', 10, 8),
@@ -235,8 +229,8 @@ def accuracy_vs_cost(metric, of_metric, classifier_ids, cost, axis):
     axes.plot(costs, 100 * accuracies, **style)
   # A classifier alone may be far from what the methods achieve with all.
   costs, accuracies = np.concatenate([marks for marks, _ in series[:-1]]).T
-  axes.set_xlim(_limits(costs, margin=.06, least_span=.01 * costs.max()))
-  axes.set_ylim(_limits(100 * accuracies, margin=.12, least_span=1))
+  axes.set_xlim(limits(costs, margin=.06, least_span=.01 * costs.max()))
+  axes.set_ylim(limits(100 * accuracies, margin=.12, least_span=1))
   axes.set_xlabel(axis.label)
   axes.set_ylabel(
       f'{METRIC_TITLES[metric].capitalize()} accuracy of the cascade (%)')
@@ -250,7 +244,22 @@ def accuracy_vs_cost(metric, of_metric, classifier_ids, cost, axis):
   return figure
 
 
-def _limits(values, margin, least_span):
+def reference_points(of_metric, cost, axis):
+  """What the methods are compared with, on a `CostAxis`.
+
+  Returns lists of (cost, accuracy): all images at one classifier, for each of
+  them; the plain network, empty if it is not known; the oracle.
+  """
+  alone = list(zip(axis.exit_costs, of_metric.classifier_accuracies))
+  plain = []
+  # The last classifier is the plain network's, unless that one costs more.
+  if cost.exit_macs[-1] >= cost.plain_macs:
+    plain = [(axis.plain_cost, alone[-1][1])]
+  return alone, plain, [(np.dot(of_metric.oracle.exit_shares, axis.exit_costs),
+                         of_metric.oracle.accuracy)]
+
+
+def limits(values, margin, least_span):
   """Limits of an axis with room for annotations and for the tick labels.
 
   `margin` is relative to the span of the values; a span below `least_span`
@@ -340,12 +349,11 @@ def confidence_clf(curves):
 def exit_shares(points, classifier_ids, cost):
   """Shares of the images that leave at each classifier, against the setting.
 
-  Shows the paper's method, or else another with epsilon, or else any.
+  Shows the main method.
   """
   figure, panels = _figure([1.5], len(points), num_text_rows=2)
   for panel, (metric, of_metric) in zip(panels[0], points.items()):
-    method = next(method for method in EPSILON_METHODS + list(METHODS)
-                  if method in of_metric)
+    method = main_method(of_metric)
     settings = [point.setting for point in of_metric[method]]
     shares = [point.exit_shares for point in of_metric[method]]
     if len(settings) == 1:  # A band: an area would have no width.

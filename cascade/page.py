@@ -18,7 +18,7 @@ from cascade import svg
 from cascade.figures import (
     CLASSIFIER_COLORS, METHOD_LINES, classifier_name, of_classifier)
 from cascade.predictions import METRIC_TITLES
-from cascade.thresholds import EPSILON_METHODS, setting_label
+from cascade.thresholds import main_method, setting_label
 from cascade_results import EXIT_SHARE_COLUMN, THRESHOLD_COLUMN, TIME_COLUMNS
 from dump_record import CHECKPOINT_FIELDS, SHARED_FIELDS, WEIGHT_FIELDS
 
@@ -83,24 +83,18 @@ def write(path, results_folder, summary, results, curves, qualities,
           method: _swatch(METHOD_LINES[method]['color']) +
                   METHOD_LINES[method]['label']
           for method in methods}, methods),
-      'figures': ''.join(
-          _for_metric(metric, svg.accuracy_vs_macs(
-              metric, of_metric, classifier_ids, cost))
-          for metric, of_metric in results.items()),
+      'figures': _by_metric(results, lambda metric, of_metric: (
+          svg.accuracy_vs_macs(metric, of_metric, classifier_ids, cost))),
       'bar': ''.join(
           f'<span style="background:{of_classifier(k, CLASSIFIER_COLORS)}">'
           '</span>' for k in classifier_ids),
       'shares': ''.join(
           f'<li>{_swatch(of_classifier(k, CLASSIFIER_COLORS))}'
-          f'{classifier_name(k)} <output></output></li>'
+          f'{classifier_name(k)} <span></span></li>'
           for k in classifier_ids),
-      'tables': ''.join(
-          _for_metric(metric, _points_table(
-              metric, of_metric.points, classifier_ids, cost, columns))
-          for metric, of_metric in results.items()),
-      'confidence': ''.join(
-          _for_metric(metric, svg.alpha(metric, of_metric))
-          for metric, of_metric in curves.items()),
+      'tables': _by_metric(results, lambda metric, of_metric: _points_table(
+          metric, of_metric.points, classifier_ids, cost, columns)),
+      'confidence': _by_metric(curves, svg.alpha),
       'classifiers': ''.join(
           f'<li>{_swatch(of_classifier(k, CLASSIFIER_COLORS))}'
           f'{classifier_name(k)}</li>' for k in classifier_ids),
@@ -114,7 +108,8 @@ def write(path, results_folder, summary, results, curves, qualities,
   }
   with open(_TEMPLATE, encoding='utf-8') as stream:
     template = stream.read()
-  with open(path, 'w', encoding='utf-8') as stream:
+  # Names of files may be no UTF-8.
+  with open(path, 'w', encoding='utf-8', errors='surrogateescape') as stream:
     stream.write(re.sub(r'<!--(\w+)-->', lambda match: parts[match.group(1)],
                         template))
 
@@ -124,19 +119,26 @@ def write(path, results_folder, summary, results, curves, qualities,
 
 def _columns(classifier_ids, cost):
   """The columns shown: name, decimal places, and `Point` -> value."""
-  def of_field(field, places, scale=1):
-    return field, places, lambda point: scale * getattr(point, field)
+  def percent(fraction):
+    # Rounded as a fraction: 0.78875 is 0.7887 in the terminal, so 78.87 here.
+    return 100 * round(fraction, _PERCENT_PLACES + 2)
 
-  def of_item(field, column, places, scale=1):
-    return [(column.format(k), places,
-             lambda point, m=m: scale * getattr(point, field)[m])
-            for m, k in enumerate(classifier_ids)]
+  def of_field(field, places):
+    return field, places, lambda point: getattr(point, field)
 
   columns = [of_field('setting', _SETTING_PLACES)]
-  columns += of_item('thresholds', THRESHOLD_COLUMN, _THRESHOLD_PLACES)[:-1]
-  columns += [of_field(field, _PERCENT_PLACES, 100)
-              for field in _PERCENT_COLUMNS]
-  columns += of_item('exit_shares', EXIT_SHARE_COLUMN, _PERCENT_PLACES, 100)
+  columns += [
+      (THRESHOLD_COLUMN.format(k), _THRESHOLD_PLACES,
+       lambda point, m=m: point.thresholds[m])
+      for m, k in enumerate(classifier_ids[:-1])]
+  columns += [
+      (field, _PERCENT_PLACES,
+       lambda point, field=field: percent(getattr(point, field)))
+      for field in _PERCENT_COLUMNS]
+  columns += [
+      (EXIT_SHARE_COLUMN.format(k), _PERCENT_PLACES,
+       lambda point, m=m: percent(point.exit_shares[m]))
+      for m, k in enumerate(classifier_ids)]
   columns += [
       of_field('gmacs_per_image', _cost_places(cost.exit_macs[-1] / 1e9)),
       of_field('speedup', _SPEEDUP_PLACES)]
@@ -198,7 +200,7 @@ def _steps(values, places):
 
 
 def _command(summary, classifier_ids, results_folder):
-  """How to run the cascade, as far as the dumps say of what they are.
+  """How to run the cascade, as far as the dumps say where they come from.
 
   Returns a dict: 'command', and 'by_choice': whether --choose can be trusted to
   find the same weights; thresholds have to be given otherwise.
@@ -231,18 +233,21 @@ def _command(summary, classifier_ids, results_folder):
 def _lead(summary):
   """What was fitted and judged on what, in sentences."""
   fitted, judged = summary['fitted_on'], summary['judged_on']
-  text = (
-      'An image leaves at the first classifier whose confidence reaches its '
-      f'threshold. Thresholds were fitted on {fitted["num_images"]:,} '
-      f'{fitted["split"]} images, and the cascade judged on '
-      f'{judged["num_images"]:,} {judged["split"]} images.')
+  text = ('An image leaves at the first classifier whose confidence reaches '
+          'its threshold.')
+  if set(summary['options']['method']) != {'risk'}:
+    text += (f' Thresholds were fitted on {fitted["num_images"]:,} '
+             f'{fitted["split"]} images, and the cascade judged on '
+             f'{judged["num_images"]:,} {judged["split"]} images.')
   risk = summary.get('risk')
   if risk:
-    text += (f' risk is calibrated on {risk["num_calibrating"]:,} validation '
-             f'images and judged on {risk["num_judged"]:,} others.')
-    if risk['num_judged'] != judged['num_images']:
-      text += (' They are not those of the other methods: compare drops, not '
-               'accuracies.')
+    text += (
+        ' The method risk was calibrated on '
+        f'{risk["num_calibrating"]:,} validation images and judged on '
+        f'{risk["num_judged"]:,} others, so compare its drop with those of '
+        'other methods, not its accuracy. With a probability of at least '
+        f'{1 - risk["delta"]:g} it loses no more than ε, for one ε chosen '
+        'beforehand.')
   unfilled = [f'{count:,} {split}' for split, count in
               summary['num_unfilled_rows'].items() if count]
   if unfilled:
@@ -265,14 +270,15 @@ def _swatch(color):
   return f'<i class=swatch style="background:{color}"></i>'
 
 
-def _for_metric(metric, content):
-  return f'<div data-metric={metric}>{content}</div>'
+def _by_metric(of_metrics, draw):
+  """What `draw` makes of each metric; the page shows one of them."""
+  return ''.join(f'<div data-metric={metric}>{draw(metric, of_metric)}</div>'
+                 for metric, of_metric in of_metrics.items())
 
 
 def _points_table(metric, points, classifier_ids, cost, columns):
-  """Some points of the paper's method, or else another with epsilon, or any."""
-  method = next(method for method in EPSILON_METHODS + list(points)
-                if method in points)
+  """Some points of the main method."""
+  method = main_method(points)
   of_method = points[method]
   of_method = of_method[::math.ceil(len(of_method) / _MOST_TABLE_ROWS)]
   text_of = {
@@ -293,7 +299,7 @@ def _points_table(metric, points, classifier_ids, cost, columns):
            ('Speed-up', text_of['speedup'])]
   if cost.time:
     ms, speedup = TIME_COLUMNS
-    shown += [('ms', text_of[ms]), ('by time', text_of[speedup])]
+    shown += [('ms', text_of[ms]), ('Speed-up by time', text_of[speedup])]
   shown += [(f'{classifier_name(k)} (%)', text_of[EXIT_SHARE_COLUMN.format(k)])
             for k in classifier_ids]
   return _table(
@@ -330,8 +336,10 @@ def _table(caption, titles, rows):
 def _origin(summary):
   """Where all comes from: pairs of a term and a text."""
   def listed(fields):
-    return ', '.join(f'{name.replace("_", " ")} {value}'
-                     for name, value in fields.items())
+    return ', '.join(
+        f'{name.replace("_", " ")} ' +
+        ('/'.join(value) if isinstance(value, tuple) else str(value))
+        for name, value in fields.items() if value not in (None, False))
 
   yield 'Network', listed({'name': summary['network'], **{
       field: summary[field] for field in SHARED_FIELDS if field in summary}})
@@ -348,5 +356,5 @@ def _origin(summary):
     yield 'risk', listed(summary['risk'])
   epsilons = summary['options']['epsilons']
   yield 'Options', listed({**summary['options'], 'epsilons': (
-      f'{epsilons[0]:g} to {epsilons[-1]:g} % ({len(epsilons):,})')})
+      f'{len(epsilons):,} from {epsilons[0]:g} to {epsilons[-1]:g} %')})
   yield 'Versions', listed(summary['versions'])

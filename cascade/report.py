@@ -19,10 +19,10 @@ from cascade import UserError, evaluation, figures, page, quality, risk
 from cascade.analysis import HALVES_SEED
 from cascade.predictions import (
     METRIC_TITLES, cascade_predictions, unfilled_rows)
-from cascade.thresholds import EPSILON_METHODS
+from cascade.thresholds import EPSILON_METHODS, main_method
 from cascade_results import (
     CASCADE_CSV, CCST_NPZ, CCST_SETTINGS, EXIT_SHARE_COLUMN, KEY_COLUMNS,
-    PAIRED_COLUMNS, POINT_COLUMNS, SUMMARY_JSON, THRESHOLD_COLUMN,
+    LAST_COLUMNS, POINT_COLUMNS, SUMMARY_JSON, THRESHOLD_COLUMN,
     TIME_COLUMNS)
 from files import UNFINISHED_SUFFIX
 
@@ -108,7 +108,7 @@ def write_results(folder, options, predictions, measured, division, results,
       metric: {
           method: evaluation.area_under_curve(
               points, of_metric.classifier_accuracies, cost)
-          # `risk` is judged on other images than the ends of the line.
+          # `risk` may be judged on other images than the ends of the line.
           for method, points in of_metric.points.items() if method != 'risk'}
       for metric, of_metric in results.items()}
   curves, qualities = _confidences(
@@ -233,18 +233,17 @@ def write_summary(path, summary):
 
 def write_cascade_csv(path, results, classifier_ids, cost):
   """Writes `CASCADE_CSV`: a row per point."""
-  last_columns = (list(TIME_COLUMNS) if cost.time else []) + list(
-      PAIRED_COLUMNS)
+  end_columns = (list(TIME_COLUMNS) if cost.time else []) + list(LAST_COLUMNS)
   _write_csv(
       path,
       list(KEY_COLUMNS) +
       [THRESHOLD_COLUMN.format(k) for k in classifier_ids[:-1]] +
       list(POINT_COLUMNS) +
-      [EXIT_SHARE_COLUMN.format(k) for k in classifier_ids] + last_columns,
+      [EXIT_SHARE_COLUMN.format(k) for k in classifier_ids] + end_columns,
       ([point.metric, point.method, point.setting, *point.thresholds,
         *(getattr(point, column) for column in POINT_COLUMNS),
         *point.exit_shares,
-        *(getattr(point, column) for column in last_columns)]
+        *(getattr(point, column) for column in end_columns)]
        for of_metric in results.values()
        for points in of_metric.points.values() for point in points))
 
@@ -323,12 +322,13 @@ def table_lines(results, areas, division, cost):
   """The tables for the terminal. The first is like the paper's Table 3."""
   titles = [METRIC_TITLES[metric] for metric in results]
   methods = next(iter(results.values())).points
+  method = main_method(methods)
   fit, judge = division.fit, division.judge
-  if list(methods) == ['risk']:
+  if method == 'risk':
     fit, judge = division.risk_fit, division.risk_judge
   lines = ['', f'Cascade: thresholds fitted on {fit.num_images:,} {fit.split} '
            f'images, judged on {judge.num_images:,} {judge.split} images']
-  for method in [name for name in EPSILON_METHODS if name in methods][:1]:
+  if method in EPSILON_METHODS:
     time_titles = f'{"ms":>9}{"by time":>9}' if cost.time else ''
     header = ''.join(
         f'{title:>10}{"speedup":>9}{time_titles}' for title in titles)

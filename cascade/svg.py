@@ -5,12 +5,14 @@ a figure has the limits of its axes in `data-` attributes, so that the page's
 script can place a point.
 """
 
+import math
+
 import numpy as np
 
 from cascade.evaluation import bin_edges
 from cascade.figures import (
     CLASSIFIER_COLORS, CLASSIFIER_LINES, CONFIDENCE_LABELS, METHOD_LINES,
-    classifier_name, of_classifier)
+    classifier_name, cost_axes, limits, of_classifier, reference_points)
 from cascade.predictions import METRIC_TITLES
 
 # The size of a figure and where its panel lies, in the units of the SVG.
@@ -26,7 +28,7 @@ _DASHES = {'-': '', '--': '6 3', ':': '2 2', '-.': '7 2 2 2'}
 
 
 class _Figure:
-  """One panel. What is drawn is in the units of its axes."""
+  """One panel of accuracies, fractions, over something. The y-axis is in %."""
 
   def __init__(self, x_label, y_label, x_limits, y_limits):
     from matplotlib.ticker import MaxNLocator
@@ -48,11 +50,11 @@ class _Figure:
       self.text(f'{tick:g}', _LEFT - 6, y + 4, 'end')
     self.parts.append(f'<line class="grid" {line}/>')
 
-  def _place(self, x, y):
+  def _place(self, x, percent):
     """In the units of the SVG, to a tenth."""
     (x_low, x_high), (y_low, y_high) = self._x_limits, self._y_limits
     return (round(_LEFT + (x - x_low) / (x_high - x_low) * (_RIGHT - _LEFT), 1),
-            round(_BOTTOM - (y - y_low) / (y_high - y_low) *
+            round(_BOTTOM - (percent - y_low) / (y_high - y_low) *
                   (_BOTTOM - _TOP), 1))
 
   def text(self, text, x, y, anchor):
@@ -61,21 +63,21 @@ class _Figure:
         f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
 
   def line(self, points, color, dashes, width, css_class='line'):
-    """A line through points; a single one is a dot."""
-    places = [self._place(*points[0])]
-    for point in points[1:]:
-      place = self._place(*point)
-      if np.hypot(place[0] - places[-1][0],
-                  place[1] - places[-1][1]) >= _LEAST_STEP:
+    """A line through points (x, accuracy); a single one is a dot."""
+    places = []
+    for x, accuracy in points:
+      place = self._place(x, 100 * accuracy)
+      if not places or math.hypot(
+          place[0] - places[-1][0], place[1] - places[-1][1]) >= _LEAST_STEP:
         places.append(place)
-    d = 'M' + 'L'.join(f'{x:g} {y:g}' for x, y in places)
+    d = 'L'.join(f'{x:g} {y:g}' for x, y in places)
     self.parts.append(
-        f'<path class="{css_class}" d="{d}h0" stroke="{color}" '
+        f'<path class="{css_class}" d="M{d}h0" stroke="{color}" '
         f'stroke-width="{width}" stroke-dasharray="{dashes}"/>')
 
-  def mark(self, x, y, shape, name=''):
+  def mark(self, x, accuracy, shape, name=''):
     """A sign at a point: a path around (0, 0), with a name below it."""
-    x, y = self._place(x, y)
+    x, y = self._place(x, 100 * accuracy)
     self.parts.append(f'<path class="mark" d="{shape}" '
                        f'transform="translate({x} {y})"/>')
     if name:
@@ -85,14 +87,14 @@ class _Figure:
     """The whole element; `title` is for those who do not see it."""
     middle = (_TOP + _BOTTOM) / 2
     x_label, y_label = self._labels
-    limits = ' '.join(
+    axes = ' '.join(
         f'data-{name}="{value:.9g}"' for name, value in zip(
             ('left', 'right', 'bottom', 'top', 'x-low', 'x-high', 'y-low',
              'y-high'),
             (_LEFT, _RIGHT, _BOTTOM, _TOP) + self._x_limits + self._y_limits))
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}"'
-        f' {limits}>' + ''.join(self.parts) +
+        f' {axes}>' + ''.join(self.parts) +
         f'<path class="axes" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>'
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_HEIGHT - 10}" '
         f'text-anchor="middle">{x_label}</text>'
@@ -109,21 +111,17 @@ def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
     classifier_ids: ints, ascending.
     cost: `macs.NetworkCost`.
   """
-  lines = {method: [(point.gmacs_per_image, 100 * point.test_accuracy)
+  axis = cost_axes(cost)['accuracy_vs_macs']
+  lines = {method: [(getattr(point, axis.field), point.test_accuracy)
                     for point in points]
            for method, points in of_metric.points.items()}
-  alone = [(macs / 1e9, 100 * accuracy) for macs, accuracy in zip(
-      cost.exit_macs, of_metric.classifier_accuracies)]
-  # The last classifier is the plain network's, unless that one costs more.
-  plain = [(cost.plain_macs / 1e9, alone[-1][1])] if (
-      cost.exit_macs[-1] >= cost.plain_macs) else []
-  oracle = (np.dot(of_metric.oracle.exit_shares, cost.exit_macs) / 1e9,
-            100 * of_metric.oracle.accuracy)
-  everything = np.concatenate(list(lines.values()) + [alone, plain + [oracle]])
+  alone, plain, bound = reference_points(of_metric, cost, axis)
+  costs, accuracies = np.concatenate(
+      list(lines.values()) + [alone, plain + bound]).T
   title = METRIC_TITLES[metric].capitalize()
-  figure = _Figure('Cost (GMACs per image)', f'{title} accuracy (%)',
-                   _limits(everything[:, 0], .01 * everything[:, 0].max()),
-                   _limits(everything[:, 1], 1))
+  figure = _Figure(axis.label, f'{title} accuracy (%)',
+                   limits(costs, .08, .01 * costs.max()),
+                   limits(100 * accuracies, .08, 1))
   for method, points in sorted(
       lines.items(), key=lambda line: METHOD_LINES[line[0]]['zorder']):
     style = METHOD_LINES[method]
@@ -135,18 +133,12 @@ def accuracy_vs_macs(metric, of_metric, classifier_ids, cost):
     figure.mark(*point, 'M-4-4L4 4M-4 4L4-4', classifier_name(k))
   for point in plain:
     figure.mark(*point, 'M0-5L5 0L0 5L-5 0Z')
-  figure.mark(*oracle, 'M-6 0H6M0-6V6')
+  for point in bound:
+    figure.mark(*point, 'M-6 0H6M0-6V6')
   # The script moves it to the point chosen: its accuracy's interval, and it.
   figure.parts.append(
       '<g class="chosen" visibility="hidden"><path/><circle r="5"/></g>')
   return figure.svg(f'{title} accuracy of the cascade against its cost')
-
-
-def _limits(values, least_span):
-  """Limits of an axis with room for what stands at the points."""
-  low, high = float(values.min()), float(values.max())
-  spare = max(.08 * (high - low), (least_span - (high - low)) / 2)
-  return low - spare, high + spare
 
 
 def alpha(metric, curves):
@@ -159,12 +151,13 @@ def alpha(metric, curves):
   lines = {}
   for k, curve in curves.items():
     filled = ~np.isnan(curve.alpha_smoothed)
-    lines[k] = np.stack(
-        [bin_edges()[:-1], 100 * curve.alpha_smoothed], axis=1)[filled]
-  lowest = min(points[:, 1].min() for points in lines.values())
+    if filled.any():
+      lines[k] = np.stack(
+          [bin_edges()[:-1], curve.alpha_smoothed], axis=1)[filled]
+  lowest = min([.9] + [points[:, 1].min() for points in lines.values()])
   figure = _Figure(
-      CONFIDENCE_LABELS[metric], 'Accuracy from there on, α (%)', (0., 1.),
-      (10. * (lowest // 10), 101.))
+      CONFIDENCE_LABELS[metric], 'Accuracy at this confidence or above, α (%)',
+      (0., 1.), (10. * (10 * lowest // 1), 101.))
   for k, points in lines.items():
     figure.line(points, of_classifier(k, CLASSIFIER_COLORS),
                 _DASHES[of_classifier(k, CLASSIFIER_LINES)], 2)

@@ -376,6 +376,12 @@ EPSILON_METHODS = [name for name, method in METHODS.items()
                    if method.setting == EPSILON_SETTING]
 
 
+def main_method(methods):
+  """The one to show: the paper's, or else another with epsilon, or any."""
+  return next(method for method in EPSILON_METHODS + list(METHODS)
+              if method in methods)
+
+
 def setting_label(method, is_by_time):
   """What a setting of a method is, where cost is measured time or MACs."""
   if method == 'pareto' and is_by_time:

@@ -54,7 +54,7 @@ def text(browser, element):
 
 
 def percent(row, column):
-  return f'{round(100 * float(row[column]), 2) + 0.:.2f}'
+  return f'{100 * round(float(row[column]), 4) + 0.:.2f}'
 
 
 def check_shown(browser, row):
@@ -70,7 +70,7 @@ def check_shown(browser, row):
   assert text(browser, 'drop-interval') == f'{drop[1]} to {drop[2]}: ' + (
       'worse than the plain network' if low > 0 else
       'better than the plain network' if high < 0 else
-      'not told apart from the plain network')
+      'no clear difference from the plain network')
   cost, speedup = f"{float(row['gmacs_per_image']):.4f} GMACs", (
       f"{float(row['speedup']):.3f} by MACs")
   if 'ms_per_image' in row:
@@ -90,7 +90,7 @@ def check_shown(browser, row):
   shown = text(browser, 'thresholds')
   if row['method'] != 'ccst':
     assert shown == '; '.join(
-        name + ' ' + ('inf, nobody leaves' if value == 'inf'
+        name + ' ' + ('inf (no image leaves)' if value == 'inf'
                       else f'{float(value):.4f}')
         for name, value in ((name, row['threshold_' + name])
                             for name in names[:-1]))

@@ -5,6 +5,7 @@ test_cascade_browser.py.
 import html
 import json
 import math
+import os
 import re
 import shlex
 
@@ -193,6 +194,24 @@ def test_nothing_is_loaded_and_nothing_escapes(tmp_path, monkeypatch):
     assert not re.search(pattern, page), pattern
 
 
+def test_a_path_that_is_not_utf_8(tmp_path, monkeypatch):
+  folder = tmp_path / os.fsdecode(b'd\xff')
+  folder.mkdir()
+  results = analysed(folder, monkeypatch, '-method', 'cst')
+  page = (results / 'report.html').read_bytes()
+  assert os.fsencode(str(folder / 'output_softmax')) in page
+
+
+@pytest.mark.parametrize('methods', ['risk', 'pareto,risk'])
+def test_what_is_said_of_risk(tmp_path, monkeypatch, methods, capsys):
+  page = read_page(analysed(
+      tmp_path, monkeypatch, '-method', methods, '-risk_delta', '0.2'))
+  assert 'calibrated on 100 validation images and judged on 100 others' in page
+  assert 'With a probability of at least 0.8 it loses no more than ε' in page
+  assert ('judged on 200 validation images' in page) == (methods != 'risk')
+  assert 'judged on 100 validation images' in capsys.readouterr().out
+
+
 def test_unfilled_rows_are_told(tmp_path, monkeypatch):
   page = read_page(analysed(tmp_path, monkeypatch, '-method', 'cst',
                             num_unfilled=9))
@@ -205,7 +224,7 @@ def test_where_it_comes_from(tmp_path, monkeypatch):
   for text in ('trunk checkpoint official/model.ckpt-7',
                'head checkpoint my heads/clf1/model.ckpt-9',
                'head sha256 head_sha256 of clf1', 'resnet size 50',
-               'epsilons 0 to 20 % (21)', f'numpy {np.__version__}'):
+               'epsilons 21 from 0 to 20 %', 'metric top1/top5', f'numpy {np.__version__}'):
     assert text in page
 
 
