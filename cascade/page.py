@@ -339,7 +339,8 @@ def _origin(summary):
     return ', '.join(
         f'{name.replace("_", " ")} ' +
         ('/'.join(value) if isinstance(value, tuple) else str(value))
-        for name, value in fields.items() if value not in (None, False))
+        for name, value in fields.items()
+        if value is not None and value is not False)
 
   yield 'Network', listed({'name': summary['network'], **{
       field: summary[field] for field in SHARED_FIELDS if field in summary}})

@@ -224,7 +224,8 @@ def test_where_it_comes_from(tmp_path, monkeypatch):
   for text in ('trunk checkpoint official/model.ckpt-7',
                'head checkpoint my heads/clf1/model.ckpt-9',
                'head sha256 head_sha256 of clf1', 'resnet size 50',
-               'epsilons 21 from 0 to 20 %', 'metric top1/top5', f'numpy {np.__version__}'):
+               'epsilons 21 from 0 to 20 %', 'metric top1/top5',
+               'train 0, validation 0', f'numpy {np.__version__}'):
     assert text in page
 
 
