@@ -13,10 +13,27 @@ from dump_record import CHECKPOINT_FIELDS, SHARED_FIELDS, WEIGHT_FIELDS
 
 NUM_CLASSES = 12
 
+# What the page must show, as arguments of `analysed`.
+RUNS = {
+    'three exits': dict(),
+    'two exits': dict(classifier_ids=(0, 2)),
+    'four exits': dict(classifier_ids=(0, 1, 2, 3), options=(
+        '-method', 'cst,global,ccst,budgeted')),
+    'measured time': dict(is_timed=True),
+    'unfilled rows': dict(num_unfilled=9),
+    'published dumps': dict(knows_weights=False),
+    'one metric, one setting': dict(options=(
+        '-metric', 'top5', '-method', 'ccst', '-epsilons', '2')),
+    'a thousand settings': dict(options=('-num_epsilons', '1000')),
+    'one method': dict(options=('-method', 'global')),
+    'on validation': dict(options=('-fit_on', 'validation')),
+    'few images': dict(num_images=3),
+}
 
-def analysed(folder, monkeypatch, *options, classifier_ids=(0, 1, 2),
-             num_images=200, num_unfilled=0, network='ResNet-v2-50',
-             knows_weights=True, is_timed=False):
+
+def analysed(folder, monkeypatch, *more_options, options=(),
+             classifier_ids=(0, 1, 2), num_images=200, num_unfilled=0,
+             network='ResNet-v2-50', knows_weights=True, is_timed=False):
   """Makes the dumps and analyses them without drawing; returns the results.
 
   Later classifiers are better. Where `knows_weights`, the last one's checkpoint
@@ -58,7 +75,7 @@ def analysed(folder, monkeypatch, *options, classifier_ids=(0, 1, 2),
   results = folder / 'results'
   analyze_imagenet_labels.main(
       ['-softmax_path', str(dumps), '-output_dir', str(results)] +
-      [str(option) for option in options])
+      [str(option) for option in options + more_options])
   return results
 
 

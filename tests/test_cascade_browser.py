@@ -3,7 +3,7 @@
 import pytest
 
 import chromium
-from analysed_dumps import analysed, read_csv
+from analysed_dumps import RUNS, analysed, read_csv
 
 pytestmark = pytest.mark.skipif(
     not chromium.EXECUTABLE, reason='there is no Chromium here')
@@ -101,24 +101,9 @@ def check_shown(browser, row):
     assert text(browser, 'chosen') == f"{row['method']}:{setting:.0f}"
 
 
-RUNS = {
-    'three exits': dict(),
-    'two exits': dict(classifier_ids=(0, 2)),
-    'four exits': dict(classifier_ids=(0, 1, 2, 3), options=(
-        '-method', 'cst,global,ccst,budgeted')),
-    'measured time': dict(is_timed=True),
-    'unfilled rows': dict(num_unfilled=9),
-    'a thousand settings': dict(options=('-num_epsilons', '1000')),
-    'one metric, one setting': dict(
-        options=('-metric', 'top5', '-method', 'ccst', '-epsilons', '2')),
-    'few images': dict(num_images=3),
-}
-
-
 @pytest.mark.parametrize('run', RUNS)
 def test_slider_shows_the_rows_of_the_csv_file(browser, opened, run):
-  changes = dict(RUNS[run])
-  rows = opened(*changes.pop('options', ()), **changes)
+  rows = opened(**RUNS[run])
   of_method = {}
   for row in rows:
     of_method.setdefault((row['metric'], row['method']), []).append(row)
@@ -126,7 +111,7 @@ def test_slider_shows_the_rows_of_the_csv_file(browser, opened, run):
     for index in {0, len(expected) // 3, len(expected) - 1}:
       choose(browser, metric, method, index)
       check_shown(browser, expected[index])
-      if changes.get('knows_weights', True):
+      if RUNS[run].get('knows_weights', True):
         command = text(browser, 'command')
         assert f'--metric {metric} --choose {method}:' in command
   assert browser.evaluate(

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import cascade_results
-from analysed_dumps import analysed, read_csv
+from cascade.figures import METHOD_LINES
+from analysed_dumps import RUNS, analysed, read_csv
 
 
 def read_page(results):
@@ -48,34 +49,17 @@ def rows_of(page, caption):
 INTERVALS = [column + end for column in ('test_accuracy', 'accuracy_drop')
              for end in ('', '_low', '_high')]
 
-RUNS = {
-    'three exits': dict(),
-    'two exits': dict(classifier_ids=(0, 2)),
-    'four exits': dict(classifier_ids=(0, 1, 2, 3), options=(
-        '-method', 'cst,global,ccst,budgeted')),
-    'measured time': dict(is_timed=True),
-    'unfilled rows': dict(num_unfilled=9),
-    'published dumps': dict(knows_weights=False),
-    'one metric': dict(options=('-metric', 'top5')),
-    'one method': dict(options=('-method', 'global')),
-    'one setting': dict(options=('-method', 'cst', '-epsilons', '2')),
-    'on validation': dict(options=('-fit_on', 'validation')),
-    'few images': dict(num_images=3),
-}
-
 
 @pytest.mark.parametrize('run', RUNS)
 def test_numbers_are_those_of_the_csv_files(tmp_path, monkeypatch, run):
-  changes = dict(RUNS[run])
-  options = changes.pop('options', ())
-  results = analysed(tmp_path, monkeypatch, *options, **changes)
+  results = analysed(tmp_path, monkeypatch, **RUNS[run])
   page = read_page(results)
   data = data_of(page)
   rows = read_csv(results / 'cascade.csv')
   percent = [column for column in rows[0] if column.startswith(
       ('test_accuracy', 'accuracy_drop', 'exit_share'))]
   others = ['setting', 'gmacs_per_image', 'speedup'] + (
-      ['ms_per_image', 'speedup_by_time'] if changes.get('is_timed') else [])
+      ['ms_per_image', 'speedup_by_time'] if RUNS[run].get('is_timed') else [])
   thresholds = [column for column in rows[0] if column.startswith('threshold')]
   assert set(data['places']) == set(percent + others + thresholds)
   of_method = {}
@@ -97,9 +81,8 @@ def test_numbers_are_those_of_the_csv_files(tmp_path, monkeypatch, run):
           abs=(.5 + 1e-6) * unit), column
   for (metric, method), expected in of_method.items():
     if method == next(iter(data['settings'])):
-      shown = rows_of(page, f'top-{metric[3]}, ' + {
-          'cst': 'cst, per classifier',
-          'global': 'global, one for all'}[method])
+      title = METHOD_LINES[method]['label']
+      shown = rows_of(page, f'top-{metric[3]}, {title}')
       assert 0 < len(shown) <= 25
       for cells in shown:
         row, = [row for row in expected
