@@ -81,7 +81,7 @@ def parse_arguments(argv):
       help='how thresholds are found (all): cst, per classifier, as in the '
       'paper; global, one for all; ccst, per classifier and predicted class; '
       'budgeted, from given exit shares, as in MSDNet; pareto, the best for '
-      'each cost; risk, those of pareto that keep epsilon with a guarantee')
+      'each cost; risk, the cheapest of pareto that are guaranteed to lose no more than epsilon')
   add('epsilons', type=_percents, metavar='0,1,1.8',
       help='accuracy that may be given up, in percent; in place of the three '
       'below')
@@ -111,7 +111,7 @@ def parse_arguments(argv):
       '80 validation and 143 training rows are such; without it they are left '
       'out')
   add('check_all_rows', action='store_true',
-      help='read all softmaxes also where the top-5 files make it needless, '
+      help='read all softmaxes even where the top-5 files suffice, '
       'and compare every row with them (a sample is compared otherwise)')
   add('cache', action='store_true',
       help='keep what is read from softmaxes without top-5 files in '

@@ -26,6 +26,10 @@ copy() {  # Does the same for cp, with the names as one would type them.
   cp $1 "$2"
 }
 
+if [[ "${1:-}" == analysis ]]; then
+  echo 'run_demo.sh: analysis has no TensorFlow; give tf1 or tf2' >&2
+  exit 2
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 venv=$(./setup_env.sh "$@")
 mkdir -p "${DEMO_DIR:-demo}"

@@ -142,8 +142,8 @@ def choose(results, choice, metric):
   `METHOD:SETTING` is that row. Of the rows that keep the condition `speedup>=X`
   or `gmacs<=X`, it is the one with the least drop in accuracy, and of equal
   ones the cheapest; of those that keep `accuracy_drop<=X`, in percentage
-  points, the cheapest, and of equal ones the one with the least drop. The drop is
-  against the plain network on the images that judged, which for `risk` are
+  points, the cheapest, and of equal ones the one with the least drop. The drop
+  is against the plain network on the images that judged, which for `risk` are
   half as many. All methods take part.
 
   Args:
@@ -205,8 +205,8 @@ def _best_row(results, rows, choice, name, limit):
     nearest = min(rows, key=lambda row: sign * value(row))
     raise UserError(
         f'--choose {choice}: no row for {nearest["metric"]} in '
-        f'{os.path.join(results.folder, CASCADE_CSV)} keeps it; the nearest is '
-        f'{_name(nearest)} with {name} {value(nearest):.6g}')
+        f'{os.path.join(results.folder, CASCADE_CSV)} meets it; the nearest is '
+        f'{row_name(nearest)} with {name} {value(nearest):.6g}')
   order = ['accuracy_drop', 'gmacs_per_image']
   if name == 'accuracy_drop':
     order.reverse()
@@ -223,11 +223,11 @@ def _row_of_setting(results, rows, choice, method, setting):
   nearest = sorted(of_method, key=lambda row: abs(row['setting'] - setting))
   if abs(nearest[0]['setting'] - setting) > _TOLERANCE:
     raise UserError(f'--choose {choice}: no such setting in {path}; the '
-                    f'nearest are {", ".join(map(_name, nearest[:2]))}')
+                    f'nearest are {", ".join(map(row_name, nearest[:2]))}')
   return nearest[0]
 
 
-def _name(row):
+def row_name(row):
   """A row as --choose takes it."""
   setting = row['setting']
   return f'{row["method"]}:{setting:.0f}' if setting.is_integer() else (

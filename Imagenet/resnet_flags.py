@@ -36,15 +36,16 @@ def define_run_cascade_flags(resnet_size_choices):
   flags.DEFINE_list(
       'thresholds', None,
       help='The confidence at which an image leaves, for each exit but the '
-      'last, such as 0.9,0.8; inf: nobody leaves.')
+      'last, such as 0.9,0.8; inf: no image leaves.')
   flags.DEFINE_string(
       'results', None,
       help='The -output_dir of analyze_imagenet_labels.py, for --choose.')
   flags.DEFINE_string(
       'choose', None,
       help='The thresholds of a row of cascade.csv: METHOD:SETTING, such as '
-      'cst:2; or the best row with "speedup>=X", "gmacs<=X" or '
-      '"accuracy_drop<=X" (percentage points against the plain network).')
+      'cst:2; "accuracy_drop<=X", the cheapest row that loses at most so many '
+      'percentage points against the plain network; or "speedup>=X" or '
+      '"gmacs<=X", the row that loses least.')
   flags.DEFINE_enum(
       'metric', 'top1', list(CONFIDENCE_TERMS),
       help='Confidence is the largest softmax (top1) or the sum of the five '
@@ -54,7 +55,7 @@ def define_run_cascade_flags(resnet_size_choices):
       help='Run this split of the records in --data_dir.')
   flags.DEFINE_boolean(
       'compare', True,
-      help='--split: also run the plain network, in turns, and time both.')
+      help='With --split, also run the plain network, in turns, and time both.')
   flags.DEFINE_string(
       'output_dir', None, short_name='od',
       help='Folder for predictions.csv, run.json and stage_seconds.json.')

@@ -102,6 +102,8 @@ def run_cascade(flags_obj, paths):
   os.environ.update(devices_lib.gpu_environment(None, devices.num_gpus))
   os.environ.update(devices_lib.CASCADE_ENVIRONMENT)
   cascade = _cascade(flags_obj, dataset, devices)
+  if cascade.choice:
+    sys.stderr.write(f'run_cascade.py: {_choice_line(flags_obj, cascade)}\n')
   if flags_obj.output_dir:
     with explain_error(flags_obj.output_dir, 'name another --output_dir'):
       os.makedirs(flags_obj.output_dir, exist_ok=True)
@@ -177,8 +179,12 @@ def _thresholds(flags_obj, num_thresholds):
   except ValueError:
     raise UserError(f'--thresholds {named}: not numbers; give such as 0.9,0.8')
   if np.isnan(thresholds).any():
-    raise UserError(f'--thresholds {named}: nan is no threshold; at inf nobody '
-                    'leaves')
+    raise UserError(f'--thresholds {named}: nan is no threshold; at inf no '
+                    'image leaves')
+  # Sums of rounded softmaxes may be slightly above 1.
+  if ((thresholds < 0) | ((thresholds > 1.001) & (thresholds < np.inf))).any():
+    raise UserError(f'--thresholds {named}: thresholds are from 0 to 1, or inf '
+                    'for an exit at which no image leaves')
   if len(thresholds) != num_thresholds:
     raise UserError(
         f'--thresholds {named}: {len(thresholds)} of them, and '
@@ -225,6 +231,15 @@ def _cascade(flags_obj, dataset, devices):
         weights.sources)
   return Cascade(model, network, classifier_ids, weights, class_names,
                  flags_obj.metric, thresholds, choice)
+
+
+def _choice_line(flags_obj, cascade):
+  """Which row --choose has chosen, and what the analysis says of it."""
+  row = cascade.choice.row
+  return (f'--choose {flags_obj.choose}: {cascade_results.row_name(row)}, '
+          f'{cascade.metric} {row["test_accuracy"]:.4f}, drop '
+          f'{100 * row["accuracy_drop"]:.2f} points, speedup '
+          f'{row["speedup"]:.3f} by MACs')
 
 
 # ---- What can be done -------------------------------------------------------

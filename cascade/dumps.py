@@ -193,8 +193,12 @@ class ClassifierDump:
       self._check_top5_sample()
 
   def _missing_file_error(self, name):
+    remedy = ''
+    if self.split == 'train':
+      remedy = '; -fit_on validation does without the training split'
     return UserError(f'{os.path.join(self.folder, name)}: no such file; step '
-                     f'3, --classifier_id {self.classifier_id}, makes it')
+                     f'3, --classifier_id {self.classifier_id}, makes it'
+                     f'{remedy}')
 
   def _open_parts(self):
     """A list of (path, float32 [rows, classes]), or an empty list."""

@@ -238,16 +238,20 @@ def _lead(summary):
   if set(summary['options']['method']) != {'risk'}:
     text += (f' Thresholds were fitted on {fitted["num_images"]:,} '
              f'{fitted["split"]} images, and the cascade judged on '
-             f'{judged["num_images"]:,} {judged["split"]} images.')
+             f'{judged["num_images"]:,} ' + (
+                 'others.' if fitted['split'] == judged['split']
+                 else f'{judged["split"]} images.'))
   risk = summary.get('risk')
   if risk:
     text += (
         ' The method risk was calibrated on '
         f'{risk["num_calibrating"]:,} validation images and judged on '
-        f'{risk["num_judged"]:,} others, so compare its drop with those of '
-        'other methods, not its accuracy. With a probability of at least '
-        f'{1 - risk["delta"]:g} it loses no more than ε, for one ε chosen '
-        'beforehand.')
+        f'{risk["num_judged"]:,} others. With a probability of at least '
+        f'{1 - risk["delta"]:g}, its true accuracy is at most ε below the '
+        "plain network's, for one ε chosen beforehand.")
+    if risk['num_judged'] != judged['num_images']:
+      text += (' As half of the images judge it, compare its drop with those '
+               'of other methods, not its accuracy.')
   unfilled = [f'{count:,} {split}' for split, count in
               summary['num_unfilled_rows'].items() if count]
   if unfilled:

@@ -326,8 +326,9 @@ def table_lines(results, areas, division, cost):
   fit, judge = division.fit, division.judge
   if method == 'risk':
     fit, judge = division.risk_fit, division.risk_judge
+  others = 'others' if fit.split == judge.split else f'{judge.split} images'
   lines = ['', f'Cascade: thresholds fitted on {fit.num_images:,} {fit.split} '
-           f'images, judged on {judge.num_images:,} {judge.split} images']
+           f'images, judged on {judge.num_images:,} {others}']
   if method in EPSILON_METHODS:
     time_titles = f'{"ms":>9}{"by time":>9}' if cost.time else ''
     header = ''.join(
@@ -343,7 +344,8 @@ def table_lines(results, areas, division, cost):
   if not measured:
     return lines
   lines += ['', f'Mean accuracy over cost, {cost.exit_macs[0] / 1e9:.4g} to '
-            f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, step 5)',
+            f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, steps 5 to '
+            '7)',
             ' ' * 8 + ''.join(f'{title:>10}' for title in titles)]
   for method in measured:
     lines.append(f'{method:<8}' + ''.join(

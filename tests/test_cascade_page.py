@@ -190,7 +190,7 @@ def test_what_is_said_of_risk(tmp_path, monkeypatch, methods, capsys):
   page = read_page(analysed(
       tmp_path, monkeypatch, '-method', methods, '-risk_delta', '0.2'))
   assert 'calibrated on 100 validation images and judged on 100 others' in page
-  assert 'With a probability of at least 0.8 it loses no more than ε' in page
+  assert 'With a probability of at least 0.8, its true accuracy is at most ε' in page
   assert ('judged on 200 validation images' in page) == (methods != 'risk')
   assert 'judged on 100 validation images' in capsys.readouterr().out
 

@@ -209,9 +209,11 @@ def test_photos(world, tmp_path, capsys):
 
 @pytest.mark.parametrize('choose, takes_bytes', [
     ('cst:30', False), ('risk:0', False), ('ccst:30', True)])
-def test_export(world, tmp_path, choose, takes_bytes):
+def test_export(world, tmp_path, choose, takes_bytes, capsys):
   run(world, results=world.folder / 'results', choose=choose,
       export_dir=tmp_path / 'export', image_bytes_as_serving_input=takes_bytes)
+  assert f'run_cascade.py: --choose {choose}: {choose}, top1 0.' in (
+      capsys.readouterr().err)
   folder, = glob.glob(str(tmp_path / 'export' / '*'))
   with open(os.path.join(folder, 'assets.extra', 'cascade.json')) as stream:
     record = json.load(stream, parse_constant=pytest.fail)  # As in NaN.
@@ -283,6 +285,8 @@ def test_profile_is_a_cost_of_the_analysis(world, tmp_path, capsys):
     (dict(thresholds=['0.5', '0.5', '0.5']), '3 of them, and 2 exits'),
     (dict(thresholds=['0.5', 'nan']), 'nan is no threshold'),
     (dict(thresholds=['0.5', 'x']), 'not numbers'),
+    (dict(thresholds=['0.9', '80']), 'from 0 to 1, or inf'),
+    (dict(thresholds=['-0.5', '1']), 'from 0 to 1, or inf'),
     (dict(choose='cst:2'), 'needs --results'),
     (dict(thresholds=['1', '1'], num_gpus=2), 'one device'),
     (dict(thresholds=['1', '1'], image_size=33), 'multiple of 32'),
