@@ -235,7 +235,8 @@ def _lead(summary):
   fitted, judged = summary['fitted_on'], summary['judged_on']
   text = ('An image leaves at the first classifier whose confidence reaches '
           'its threshold.')
-  if set(summary['options']['method']) != {'risk'}:
+  others_than_risk = set(summary['options']['method']) - {'risk'}
+  if others_than_risk:
     text += (f' Thresholds were fitted on {fitted["num_images"]:,} '
              f'{fitted["split"]} images, and the cascade judged on '
              f'{judged["num_images"]:,} ' + (
@@ -249,7 +250,7 @@ def _lead(summary):
         f'{risk["num_judged"]:,} others. With a probability of at least '
         f'{1 - risk["delta"]:g}, its true accuracy is at most ε below the '
         "plain network's, for one ε chosen beforehand.")
-    if risk['num_judged'] != judged['num_images']:
+    if others_than_risk and risk['num_judged'] != judged['num_images']:
       text += (' As half of the images judge it, compare its drop with those '
                'of other methods, not its accuracy.')
   unfilled = [f'{count:,} {split}' for split, count in

@@ -192,6 +192,7 @@ def test_what_is_said_of_risk(tmp_path, monkeypatch, methods, capsys):
   assert 'calibrated on 100 validation images and judged on 100 others' in page
   assert 'With a probability of at least 0.8, its true accuracy is at most ε' in page
   assert ('judged on 200 validation images' in page) == (methods != 'risk')
+  assert ('compare its drop' in page) == (methods != 'risk')
   assert 'judged on 100 validation images' in capsys.readouterr().out
 
 
