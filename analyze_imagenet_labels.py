@@ -81,7 +81,8 @@ def parse_arguments(argv):
       help='how thresholds are found (all): cst, per classifier, as in the '
       'paper; global, one for all; ccst, per classifier and predicted class; '
       'budgeted, from given exit shares, as in MSDNet; pareto, the best for '
-      'each cost; risk, the cheapest of pareto that are guaranteed to lose no more than epsilon')
+      'each cost; risk, the cheapest of pareto that are guaranteed to lose no '
+      'more than epsilon')
   add('epsilons', type=_percents, metavar='0,1,1.8',
       help='accuracy that may be given up, in percent; in place of the three '
       'below')

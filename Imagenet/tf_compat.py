@@ -35,9 +35,10 @@ def _keep_freed_memory():
   for each batch of 32; without that it is 1.4 times as fast on two cores, and
   takes no more memory. 2.15 keeps what it has allocated by itself.
 
-  Only the main arena can grow to such blocks, so all threads share it: on a GPU
-  machine their lock might cost more than this saves, and the GPU has an allocator
-  of its own. Call it before any thread allocates: a thread keeps its arena.
+  Only the main arena can grow to such blocks, so all threads share it and its
+  lock. On a GPU machine that might cost more than it saves, and the GPU has an
+  allocator of its own. Call it before any thread allocates: a thread keeps its
+  arena.
   """
   libc = ctypes.CDLL(None)
   if hasattr(libc, 'mallopt'):

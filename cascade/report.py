@@ -344,8 +344,8 @@ def table_lines(results, areas, division, cost):
   if not measured:
     return lines
   lines += ['', f'Mean accuracy over cost, {cost.exit_macs[0] / 1e9:.4g} to '
-            f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, steps 5 to '
-            '7)',
+            f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, steps 5 '
+            'to 7)',
             ' ' * 8 + ''.join(f'{title:>10}' for title in titles)]
   for method in measured:
     lines.append(f'{method:<8}' + ''.join(

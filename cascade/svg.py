@@ -35,9 +35,9 @@ class _Figure:
     self._labels = (x_label, y_label)
     self._x_limits, self._y_limits = x_limits, y_limits
     self.parts = []
-    for axis, limits in enumerate((x_limits, y_limits)):
-      ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*limits)
-      for tick in ticks[(ticks >= limits[0]) & (ticks <= limits[1])]:
+    for axis, (low, high) in enumerate((x_limits, y_limits)):
+      ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+      for tick in ticks[(ticks >= low) & (ticks <= high)]:
         self._add_tick(axis, tick)
 
   def _add_tick(self, axis, tick):

@@ -1,6 +1,5 @@
 """A Chromium without window, over its debugging pipe, for tests of pages."""
 
-import base64
 import json
 import os
 import select
@@ -102,9 +101,3 @@ class Chromium:
   def events_of(self, *methods):
     return [event['params'] for event in self.events
             if event['method'] in methods]
-
-  def screenshot(self, path):
-    """The whole page as PNG."""
-    data = self.send('Page.captureScreenshot', captureBeyondViewport=True)
-    with open(path, 'wb') as stream:
-      stream.write(base64.b64decode(data['data']))
