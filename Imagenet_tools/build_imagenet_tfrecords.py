@@ -14,7 +14,6 @@ to a division that rounded down. The same images and arguments give the same
 bytes, with any number of processes, and however often the run was stopped.
 """
 
-import hashlib
 import os
 import sys
 
@@ -22,20 +21,20 @@ import numpy as np
 
 import image_folder
 import imagenet_archives
-from record_folder import DATASET_FILE_NAME, BuildJournal, RecordFolder
+from record_folder import RecordFolder
 from record_shards import (
-    RECORD_OVERHEAD_BYTES, SHARD_SIZE_RULES, SPLITS, check_records,
-    images_per_shard, labels_in_reading_order, name_shard, plan_shards,
-    write_shard)
-from tools_command_line import (
-    ArgumentParser, InputError, Progress, check_range, num_cores, print_result,
-    run, run_in_processes, say)
+    RECORD_OVERHEAD_BYTES, SHARD_SIZE_RULES, images_per_shard,
+    labels_in_reading_order, plan_shards, write_shard)
+from shared_dataset import DATASET_FILE_NAME, SPLITS
+from shared_terminal import UserError, print_line, run_main, say
+from tools_arguments import ArgumentParser, check_range
+from worker_processes import num_cores, run_in_processes
 
 TOOL_VERSION = '2.0'
 FORMAT_VERSION = 1  # Of dataset.json.
 
 # To be raised when the same images would give other bytes.
-_RECORDS_VERSION = 1
+_RECORDS_VERSION = 2
 
 
 def build(args):
@@ -45,72 +44,52 @@ def build(args):
     args: the parsed command line.
 
   Raises:
-    InputError, OSError: see the functions below.
+    UserError, OSError: see the functions below.
   """
   if not args.image_folder:
     imagenet_archives.check_begins_well(args.train_archive)
     imagenet_archives.check_begins_well(args.validation_archive)
-  folder = RecordFolder(
-      args.output_dir, args.labels_dir,
-      {'train': args.train_shards, 'validation': args.validation_shards})
-  folder.prepare()
-  with BuildJournal(args.output_dir) as journal:
-    if journal.build is None:
-      folder.check_no_shards()
-    settings, is_all_known = build_settings(args)
-    journal.check(settings)
+  folder = RecordFolder(args.output_dir, args.labels_dir)
+  with folder.opened():
     if args.check_md5:
       imagenet_archives.check_md5([args.train_archive, args.validation_archive])
-    is_complete = args.verify != 'full' and folder.is_complete(journal)
-    # Known before the archives are indexed, which may take minutes.
-    if not (is_complete and is_all_known):
-      images, class_texts = index_images(args)
-      settings['images_sha256'] = {
-          split: images[split].digest() for split in SPLITS}
-      journal.check(settings)
-    if is_complete:
-      print_result(f'{args.output_dir}: complete already, '
-                   f'{len(folder.shard_paths()):,} shards; nothing to do')
-      return
+    images, class_texts = index_images(args)
     shards = plan_splits(args, folder, images)
+    settings = {
+        'records_version': _RECORDS_VERSION, 'seed': args.seed,
+        'num_shards': _num_shards(args),
+        'shard_size_rule': args.shard_size_rule, 'class_names': class_texts,
+        'images': {split: images[split].digest() for split in SPLITS}}
+    folder.check(settings)
+    entries = {shard: folder.entry(shard.path) for shard in shards}
+    # With `--verify full`, shards whose pixels were never decoded are
+    # written again.
+    tasks = [shard for shard in shards if not entries[shard] or (
+        args.verify == 'full' and not entries[shard]['decoded'])]
+    if not tasks and folder.is_complete():
+      print_line(f'{args.output_dir}: complete already, {len(shards):,} shards')
+      return
+    if len(tasks) < len(shards):
+      say(f'{len(shards) - len(tasks):,} of {len(shards):,} shards are there '
+          'from an earlier run')
     # Images that are encoded anew count as they are.
     folder.check_space(sum(
         int(images[shard.split].size[shard.first:shard.stop].sum()) +
         (shard.stop - shard.first) * RECORD_OVERHEAD_BYTES
-        for shard in shards if not journal.has(shard.path)))
-    journal.begin(settings)
-    write_shards(args, folder, images, class_texts, shards, journal)
-    finish(args, folder, images, class_texts, shards, journal)
+        for shard in tasks))
+    folder.begin(settings)
 
+    def write(shard):
+      return write_shard(shard, images[shard.split], class_texts,
+                         args.verify == 'full', args.skip_bad_images)
 
-def build_settings(args):
-  """What the bytes of the shards depend on, as far as it is known at once.
+    def finish_shard(shard, entry):  # Here, so no worker waits for the disk.
+      folder.finish_shard(shard.path, entry)
+      entries[shard] = entry
 
-  Returns:
-    `(settings, is_all_known)`: a dict of what JSON can express, and whether
-    the images can differ only if it does.
-  """
-  settings = {'records_version': _RECORDS_VERSION, 'seed': args.seed,
-              'num_shards': {'train': args.train_shards,
-                             'validation': args.validation_shards},
-              'shard_size_rule': args.shard_size_rule}
-  if args.image_folder:
-    settings['validation_fraction'] = args.validation_fraction
-    return settings, False
-  # Reading the archives for a checksum would take hours. The others are
-  # small files, which `cp Imagenet_tools/*` may replace by their equals.
-  for source in ('train_archive', 'validation_archive'):
-    path = getattr(args, source)
-    if os.path.isfile(path):
-      settings[source] = {'bytes': os.path.getsize(path),
-                          'modified_ns': os.stat(path).st_mtime_ns}
-  for source in ('validation_labels', 'class_names'):
-    path = getattr(args, source)
-    if path and os.path.isfile(path):
-      with open(path, 'rb') as text:
-        settings[source + '_sha256'] = hashlib.sha256(text.read()).hexdigest()
-  return settings, not (os.path.isdir(args.train_archive) or
-                        os.path.isdir(args.validation_archive))
+    run_in_processes(
+        write, tasks, args.workers, 'writing records', finish_shard)
+    finish(args, folder, images, class_texts, entries)
 
 
 def index_images(args):
@@ -122,16 +101,18 @@ def index_images(args):
     known.
 
   Raises:
-    InputError: see `index_imagenet` and `index_image_folder`; or an image has
+    UserError: see `index_imagenet` and `index_image_folder`; or an image has
       no bytes, or images of ILSVRC2012 are missing.
   """
+  names = (imagenet_archives.read_class_names(args.class_names)
+           if args.class_names else imagenet_archives.imagenet_class_names())
   if args.image_folder:
     train, validation = image_folder.index_image_folder(
         args.image_folder, args.validation_fraction, args.seed)
-    class_texts = train.classes
+    are_synsets = all(name in names for name in train.classes)
+    class_texts = ([names[name] for name in train.classes] if are_synsets
+                   else train.classes)
   else:
-    names = (imagenet_archives.read_class_names(args.class_names)
-             if args.class_names else imagenet_archives.imagenet_class_names())
     train, validation = imagenet_archives.index_imagenet(
         args.train_archive, args.validation_archive, args.validation_labels)
     class_texts = [names.get(synset) for synset in train.classes]
@@ -145,15 +126,19 @@ def index_images(args):
   return {'train': train.take(order), 'validation': validation}, class_texts
 
 
+def _num_shards(args):
+  return {'train': args.train_shards, 'validation': args.validation_shards}
+
+
 def plan_splits(args, folder, images):
   """The `Shard`s of both splits, by the shard rule; says what is left out."""
   shards, left_out = [], {}
-  for split in SPLITS:
+  for split, num_shards in _num_shards(args).items():
     sizes = images_per_shard(
-        len(images[split]), folder.num_shards[split], args.shard_size_rule)
+        len(images[split]), num_shards, args.shard_size_rule)
     left_out[split] = len(images[split]) - sum(sizes)
     if not sum(sizes):
-      raise InputError(
+      raise UserError(
           f'--shard_size_rule {args.shard_size_rule}: {len(images[split]):,} '
           f'{split} images leave none for each of {len(sizes):,} shards; give '
           f'fewer --{split}_shards')
@@ -165,90 +150,40 @@ def plan_splits(args, folder, images):
   return shards
 
 
-def write_shards(args, folder, images, class_texts, shards, journal):
-  """Writes the shards that are missing, and notes them in the journal.
+def finish(args, folder, images, class_texts, entries):
+  """Writes the labels in reading order and dataset.json; says what there is.
 
-  With `--verify full`, those of earlier runs are read and decoded, and damaged
-  ones are written again.
-
-  Raises:
-    InputError: an image cannot be read or a shard cannot be written.
+  `entries`: a dict from each `Shard`, in order, to what `write_shard` returned.
   """
-  finished = {shard for shard in shards if journal.has(shard.path)}
-  if finished:
-    say(f'{len(finished):,} of {len(shards):,} shards are there from an '
-        'earlier run')
-  is_full = args.verify == 'full'
-  tasks = [shard for shard in shards if is_full or shard not in finished]
-  if not tasks:
-    return
-  folder.withdraw_dataset()
-  folder.remove_unfinished()  # Left by a run that was killed.
-  num_classes = len(class_texts) + 1
-
-  def write(shard, step):
-    return write_shard(shard, images[shard.split], class_texts, is_full,
-                       args.skip_bad_images, step)
-
-  def work(shard, step):
-    """Returns the shard's journal entry, and whether it was written now."""
-    if shard not in finished:
-      return write(shard, step), True
-    entry = journal.entries[os.path.basename(shard.path)]
-    try:
-      sha256, _ = check_records(shard.path, num_classes, True, step)
-    except InputError:
-      sha256 = None
-    if sha256 == entry['sha256']:
-      return dict(entry, decoded=True), False
-    return write(shard, lambda: None), True  # Counted by the check.
-
-  num_images = sum(shard.stop - shard.first for shard in tasks)
-  damaged = []
-  try:
-    with Progress(num_images, 'images') as progress:
-      for shard, (entry, is_new) in run_in_processes(
-          work, tasks, args.workers, progress.step):
-        if is_new:
-          # Here, so no worker waits for the disk.
-          name_shard(shard)
-        if is_new and shard in finished:
-          damaged.append(shard.path)
-        journal.add(entry)
-  finally:
-    folder.remove_unfinished()
-  for path in sorted(damaged):
-    say(f'{path}: was damaged, and has been written again')
-
-
-def finish(args, folder, images, class_texts, shards, journal):
-  """Writes the labels in reading order and dataset.json; says what there is."""
-  entries, num_images, class_counts, skipped = {}, {}, {}, {}
+  listed, num_images, class_counts, skipped = {}, {}, {}, {}
   classes = images['train'].classes
   for split in SPLITS:
-    split_shards = [shard for shard in shards if shard.split == split]
-    entries[split] = [journal.entries[os.path.basename(shard.path)]
-                      for shard in split_shards]
+    split_shards = [shard for shard in entries if shard.split == split]
+    split_entries = [entries[shard] for shard in split_shards]
+    names = [os.path.basename(shard.path) for shard in split_shards]
     labels = labels_in_reading_order(
-        images[split].label, split_shards, entries[split])
+        images[split].label, split_shards, split_entries)
     num_images[split] = len(labels)
     class_counts[split] = np.bincount(
         labels, minlength=len(classes) + 1).tolist()[1:]
     skipped[split] = [
-        {'image': bad['image'], 'reason': bad['reason'],
-         'shard': entry['shard']}
-        for entry in entries[split] for bad in entry['skipped']]
+        {'image': bad['image'], 'reason': bad['reason'], 'shard': name}
+        for name, entry in zip(names, split_entries)
+        for bad in entry['skipped']]
+    listed[split] = {
+        name: {key: entry[key] for key in ('bytes', 'records', 'sha256')}
+        for name, entry in zip(names, split_entries)}
     folder.write_labels(split, labels)
     for bad in skipped[split]:
       say(f'{bad["image"]}: left out, not a whole image ({bad["reason"]})')
-    print_result(
+    print_line(
         f'{split}: {num_images[split]:,} images in {len(split_shards):,} '
         f'shards, labels in {folder.labels_path(split)}')
   num_skipped = sum(len(skipped[split]) for split in SPLITS)
   if num_skipped:
     verb = ' is' if num_skipped == 1 else 's are'
-    print_result(f'{num_skipped:,} bad image{verb} left out, listed in '
-                 f'{DATASET_FILE_NAME}')
+    print_line(f'{num_skipped:,} bad image{verb} left out, listed in '
+               f'{DATASET_FILE_NAME}')
   # Class i of these lists has the label i + 1.
   dataset = {
       'format_version': FORMAT_VERSION,
@@ -257,26 +192,23 @@ def finish(args, folder, images, class_texts, shards, journal):
       'synsets': classes,
       'class_counts': class_counts,
       'num_images': num_images,
-      'num_shards': folder.num_shards,
+      'num_shards': _num_shards(args),
       'shard_size_rule': args.shard_size_rule,
       'train_shuffle_seed': args.seed,
       'verified': 'full' if all(
-          entry['decoded'] for split in SPLITS for entry in entries[split]
-          ) else 'structure',
+          entry['decoded'] for entry in entries.values()) else 'structure',
       'skipped_images': skipped,
-      'shards': {split: {entry['shard']: {
-          key: entry[key] for key in ('bytes', 'records', 'sha256')}
-          for entry in entries[split]} for split in SPLITS},
+      'shards': listed,
   }
   if None not in class_texts:
     dataset['class_names'] = class_texts
   folder.write_dataset(dataset)
-  print_result(f'{len(classes):,} classes and the background class; records '
-               f'in {args.output_dir}')
+  print_line(f'{len(classes):,} classes and the background class; records '
+             f'in {args.output_dir}')
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `InputError` where it is wrong."""
+  """Parses the command line; raises `UserError` where it is wrong."""
   parser = ArgumentParser(
       description='Packs ILSVRC2012, or any folder of images, into TFRecords. '
       'Images are read where they are: nothing is unpacked, changed or '
@@ -302,7 +234,8 @@ def parse_arguments(arguments=None):
   group.add_argument(
       '--image_folder', metavar='DIR',
       help='images of your own in place of all that, in DIR/train/CLASS/ and '
-      'DIR/validation/CLASS/, or in DIR/CLASS/ with --validation_fraction')
+      'DIR/validation/CLASS/, or in DIR/CLASS/ with --validation_fraction; or '
+      'tiny-imagenet-200 as it is')
   group.add_argument(
       '--validation_fraction', type=float, metavar='F',
       help='the part of each class that becomes validation images')
@@ -327,8 +260,8 @@ def parse_arguments(arguments=None):
                      help='number of processes (the cores: %(default)s)')
   group.add_argument(
       '--verify', choices=('structure', 'full'), default='structure',
-      help='full: every pixel is decoded too, and finished shards of an '
-      'earlier run are read again (%(default)s)')
+      help='full: every pixel is decoded too; shards of an earlier run that '
+      'were not checked so are written again (%(default)s)')
   group.add_argument('--check_md5', action='store_true',
                      help='first compare the archives with the published MD5s')
   group.add_argument(
@@ -344,17 +277,16 @@ def parse_arguments(arguments=None):
   check_range(args, 'seed', 0, 2**32 - 1)
   check_range(args, 'workers', 1, 999)
   if args.validation_fraction is not None and not args.image_folder:
-    raise InputError(f'--validation_fraction {args.validation_fraction}: is of '
-                     '--image_folder, which is not given')
+    raise UserError('--validation_fraction: requires --image_folder')
   if args.image_folder and args.check_md5:
-    raise InputError('--check_md5: is of the archives of ILSVRC2012; leave it '
-                     'or --image_folder out')
+    raise UserError('--check_md5: not with --image_folder, as it checks the '
+                    'archives of ILSVRC2012')
   return args
 
 
 def main(arguments=None):
-  """Runs the command line and returns its exit status; see `run`."""
-  return run(lambda: build(parse_arguments(arguments)))
+  """Runs the command line; returns its exit status."""
+  return run_main(lambda: build(parse_arguments(arguments)))
 
 
 if __name__ == '__main__':

@@ -4,28 +4,40 @@
     DIR/train/dog/2.png            or     DIR/dog/2.png
     DIR/validation/cat/3.webp             DIR/dog/old/3.bmp
 
-In the second form a fraction and a seed choose the validation images. The
-folder is the user's own: symbolic links are followed, and files that are no
-images are passed over, which the user is told.
+In the second form a fraction and a seed choose the validation images.
+Tiny-ImageNet's validation images, which lie in one folder beside a list of
+their classes, are read as well. The folder is the user's own: symbolic links
+are followed, and files that are no images are passed over, which the user is
+told.
 """
 
+import collections
 import fractions
 import hashlib
 import os
-import stat
 
-from image_index import MAX_IMAGE_BYTES, ImageFile, IndexBuilder
-from tools_command_line import InputError, Progress, say
+from image_files import EXTENSIONS, KINDS, walk_images
+from image_index import ImageFile, IndexBuilder
+from shared_terminal import Progress, UserError, say
 
-_IMAGE_EXTENSIONS = (b'.jpg', b'.jpeg', b'.png', b'.webp', b'.bmp')
+# What the splits' folders are called, in any letter case; the earlier ones
+# come first where there are several for validation.
+_TRAIN_NAMES = ('train', 'training')
+_VALIDATION_NAMES = (
+    ('validation', 'val', 'valid', 'eval'), ('test', 'testing'))
+
+# Beside Tiny-ImageNet's folder of validation images: name, synset and box of
+# each, divided by tabs.
+_ANNOTATIONS = 'val_annotations.txt'
+_ANNOTATED_IMAGES = 'images'
 
 
 def index_image_folder(folder, validation_fraction, seed):
   """Lists the images of both splits.
 
   Args:
-    folder: str; has the subfolders train and validation (or val), of one
-      folder per class each; or the class folders themselves.
+    folder: str; has the subfolders train and validation (or val, test, ...),
+      of one folder per class each; or the class folders themselves.
     validation_fraction: float between 0 and 1, the part of each class that
       becomes validation images, for the second form: rounded to whole images,
       halves up, and at least one on either side where the class has two. None
@@ -38,92 +50,120 @@ def index_image_folder(folder, validation_fraction, seed):
     Their classes are the sorted names of the training folders.
 
   Raises:
-    InputError: the folder is not laid out as above, a class has no images, or
+    UserError: the folder is not laid out as above, a class has no images, or
       a class of the validation images is not one of the training images.
     OSError: a folder cannot be read.
   """
   if validation_fraction is not None and not 0 < validation_fraction < 1:
-    raise InputError(f'--validation_fraction {validation_fraction}: give a '
-                     'number between 0 and 1, such as 0.1')
+    raise UserError(f'--validation_fraction {validation_fraction}: give a '
+                    'number between 0 and 1, such as 0.1')
   train_folder, validation_folder = _split_folders(folder, validation_fraction)
   passed_over = []
   classes = class_names(train_folder, passed_over)
-  validation_classes = []
-  if validation_folder:
-    validation_classes = class_names(validation_folder, passed_over)
-    for name in validation_classes:
-      if name not in classes:
-        raise InputError(
-            f'{os.path.join(validation_folder, name)}: a class of which '
-            f'{train_folder} has no folder; give it training images or remove '
-            'it')
+  _check_level(train_folder, classes)
   train, validation = IndexBuilder(classes), IndexBuilder(classes)
-  with Progress(len(classes) + len(validation_classes),
-                'class folders read') as progress:
-    for label, name in enumerate(classes, 1):
-      images = list_images(train_folder, name, passed_over)
-      if not validation_folder:
-        chosen = _chosen_for_validation(images, validation_fraction, seed)
-        validation.add_container(train_folder, chosen, label)
-        images = sorted(set(images).difference(chosen))
-      train.add_container(train_folder, images, label)
-      progress.step()
-    for name in validation_classes:
+  progress = Progress('images', len(classes), 'class folders')
+  for label, name in enumerate(classes, 1):
+    images = list_images(train_folder, name, passed_over)
+    if not validation_folder:
+      chosen = _chosen_for_validation(images, validation_fraction, seed)
+      validation.add_container(train_folder, chosen, label)
+      images = sorted(set(images).difference(chosen))
+    train.add_container(train_folder, images, label)
+    progress.update(label)
+  if validation_folder:
+    for name, images in _validation_images(
+        validation_folder, train_folder, classes, passed_over):
       validation.add_container(
-          validation_folder, list_images(validation_folder, name, passed_over),
-          classes.index(name) + 1)
-      progress.step()
+          validation_folder, images, classes.index(name) + 1)
   say_passed_over(passed_over)
   train, validation = train.finish(), validation.finish()
   if not len(validation):
-    raise InputError(f'{folder}: every class has a single image, which leaves '
-                     'none for validation; add images')
+    raise UserError(f'{folder}: every class has a single image, which leaves '
+                    'none for validation; add images')
   return train, validation
 
 
 def say_passed_over(paths):
-  """Says which files (a list of str) are no images, if there are any."""
-  if paths:
-    verb = ' is' if len(paths) == 1 else 's are'
-    say(f'{len(paths):,} file{verb} passed over, as not named like a JPEG, '
-        f'PNG, WebP or BMP image; the first is {paths[0]}')
+  """Says which files are no images, if there are any."""
+  if not paths:
+    return
+  verb = ' is' if len(paths) == 1 else 's are'
+  counts = collections.Counter(
+      os.path.splitext(path)[1].lower() or 'no extension' for path in paths)
+  extensions = ', '.join(f'{count:,} {extension}' for extension, count
+                         in counts.most_common(5))
+  say(f'{len(paths):,} file{verb} passed over, as not named like a {KINDS} '
+      f'image ({extensions}); the first is {paths[0]}')
 
 
 def _split_folders(folder, validation_fraction):
   """Paths of the two splits' folders; the latter is None if there is none."""
   if not os.path.isdir(folder):
-    raise InputError(f'--image_folder {folder}: no such folder; name one that '
-                     'has a subfolder per class')
-  present = [name for name in ('train', 'validation', 'val')
-             if has_folders(os.path.join(folder, name))]
-  train = os.path.join(folder, 'train')
-  validation = [os.path.join(folder, name) for name in present
-                if name != 'train']
-  if len(validation) > 1:
-    raise InputError(f'{" and ".join(validation)}: both could be the '
-                     'validation images; remove one of them')
-  if len(present) == 1:
+    raise UserError(f'--image_folder {folder}: no such folder; name one that '
+                    'has a subfolder per class')
+
+  def present(names):
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+            if name.lower() in names and has_folders(
+                os.path.join(folder, name))]
+
+  train = present(_TRAIN_NAMES)
+  validation, test = map(present, _VALIDATION_NAMES)
+  if validation and test:
+    say(f'{test[0]}: not used, as {validation[0]} has the validation images')
+  validation = validation or test
+  for paths in (train, validation):
+    if len(paths) > 1:
+      raise UserError(f'{paths[0]} and {paths[1]}: two folders of one split; '
+                      'remove one')
+  there = train + validation
+  if len(there) == 1:
     missing = 'train' if validation else 'validation'
-    there = os.path.join(folder, present[0])
-    raise InputError(
-        f'{there}: has class folders, but no folder {missing} with the same '
-        f'is beside it; add one, or give --image_folder {there} '
+    raise UserError(
+        f'{there[0]}: has class folders, but no folder {missing} with the same '
+        f'is beside it; add one, or give --image_folder {there[0]} '
         '--validation_fraction 0.1')
-  if not present and validation_fraction is None:
-    raise InputError(
+  if not there and validation_fraction is None:
+    raise UserError(
         f'--image_folder {folder}: has no folders train and validation; give '
         'a --validation_fraction, such as 0.1')
-  if present and validation_fraction is not None:
-    raise InputError(
+  if there and validation_fraction is not None:
+    raise UserError(
         f'--validation_fraction {validation_fraction}: not needed, as '
         f'{validation[0]} has the validation images; leave it out')
-  return (train, validation[0]) if present else (folder, None)
+  return (train[0], validation[0]) if there else (folder, None)
 
 
 def has_folders(path):
   """Whether a folder has subfolders; a class that is named train has none."""
-  return os.path.isdir(path) and any(
-      entry.is_dir() for entry in _visible_entries(os.fsencode(path)))
+  return os.path.isdir(path) and bool(_entries(path)[0])
+
+
+def _entries(folder):
+  """Sorted names of `(subfolders, other files)`, without hidden ones."""
+  with os.scandir(folder) as entries:
+    visible = sorted((entry.name, entry.is_dir()) for entry in entries
+                     if not entry.name.startswith('.'))
+  return ([name for name, is_dir in visible if is_dir],
+          [name for name, is_dir in visible if not is_dir])
+
+
+def _path(folder, class_name):
+  """The path of a class folder, in any locale."""
+  return os.path.join(folder, os.fsdecode(class_name.encode('utf-8')))
+
+
+def _check_level(folder, classes):
+  """Refuses folders that have the classes' folders within them."""
+  contents = [_entries(_path(folder, name)) for name in classes]
+  within = contents[0][0]
+  if len(within) > 1 and contents == [(within, [])] * len(classes):
+    raise UserError(
+        f'{os.path.join(folder, classes[0])}: holds only folders, {within[0]}, '
+        f'{within[1]} and so on, like each one beside it; if these are the '
+        'classes, name the folder that they are in, or call the folders above '
+        'them train and validation')
 
 
 def _chosen_for_validation(images, fraction, seed):
@@ -137,32 +177,87 @@ def _chosen_for_validation(images, fraction, seed):
       b'%d/%s' % (seed, image.name)).digest())[:count])
 
 
+def _validation_images(folder, train_folder, classes, passed_over):
+  """Yields (class, its `ImageFile`s) of a folder of validation images."""
+  annotations = os.path.join(folder, _ANNOTATIONS)
+  if os.path.isfile(annotations):
+    yield from _annotated_images(annotations, classes, passed_over)
+    return
+  names = class_names(folder, passed_over)
+  if names == [_ANNOTATED_IMAGES] and names[0] not in classes:
+    raise UserError(f'{annotations}: missing; it has the class of each image '
+                    f'in {os.path.join(folder, names[0])}')
+  for name in names:
+    if name not in classes:
+      raise UserError(
+          f'{os.path.join(folder, name)}: a class of which {train_folder} has '
+          'no folder; give it training images or remove it')
+    yield name, list_images(folder, name, passed_over)
+
+
+def _annotated_images(path, classes, passed_over):
+  """Yields (class, its `ImageFile`s) by Tiny-ImageNet's list `path`."""
+  folder = os.path.dirname(path)
+  images = {os.path.basename(image.name): image for image in
+            list_images(folder, _ANNOTATED_IMAGES, passed_over)}
+  by_class = {}
+  for number, line in enumerate(read_lines(path), 1):
+    name, synset = (line.split() + [''])[:2]
+    if synset not in classes:
+      raise UserError(f'{path} line {number:,}: {synset!r} is not the folder '
+                      'of a training class; get the data set again')
+    image = images.pop(os.fsencode(name), None)
+    if image is None:
+      raise UserError(f'{path} line {number:,}: no image {name} in '
+                      f'{os.path.join(folder, _ANNOTATED_IMAGES)}; get the '
+                      'data set again')
+    by_class.setdefault(synset, []).append(image)
+  if images:
+    raise UserError(f'{path}: has no line for {os.fsdecode(min(images))} and '
+                    f'{len(images) - 1:,} other images; get the data set again')
+  for name in sorted(by_class):
+    yield name, sorted(by_class[name])
+
+
+def read_lines(path):
+  """The lines of a text file but the blank ones, stripped, with any line ends.
+
+  Raises:
+    UserError: it cannot be read, or is not text.
+  """
+  try:
+    with open(path, encoding='utf-8-sig') as text:
+      return [line.strip() for line in text if line.strip()]
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({error.strerror})')
+  except UnicodeDecodeError:
+    raise UserError(f'{path}: not a text file in UTF-8')
+
+
 def class_names(folder, passed_over):
   """The sorted names of the class folders in `folder`, a str.
 
   Paths of other files go into the list `passed_over`, but for hidden ones.
 
   Raises:
-    InputError: there are none, a name is not text, or an image is beside them.
+    UserError: there are none, a name is not text, or an image is beside them.
   """
-  names = []
-  for entry in _visible_entries(os.fsencode(folder)):
-    if entry.is_dir():
-      try:
-        names.append(entry.name.decode('utf-8'))
-      except UnicodeDecodeError:
-        raise InputError(
-            f'{_text(entry.path)}: its name is not UTF-8; rename it')
-    elif entry.name.lower().endswith(_IMAGE_EXTENSIONS):
-      raise InputError(
-          f'{_text(entry.path)}: an image where folders of classes are '
-          'expected; move it into one or remove it')
-    else:
-      passed_over.append(_text(entry.path))
+  names, others = _entries(folder)
+  for name in others:
+    path = os.path.join(folder, name)
+    if name.lower().endswith(EXTENSIONS):
+      raise UserError(f'{path}: an image where folders of classes are '
+                      'expected; move it into one or remove it')
+    passed_over.append(path)
   if not names:
-    raise InputError(f'{folder}: holds no folders; one per class is expected, '
-                     'with its images')
-  return sorted(names)
+    raise UserError(f'{folder}: holds no folders; one per class is expected, '
+                    'with its images')
+  try:
+    # The same in any locale.
+    return sorted(os.fsencode(name).decode('utf-8') for name in names)
+  except UnicodeDecodeError:
+    raise UserError(f'{folder}: the names of its folders are not all UTF-8; '
+                    'rename them')
 
 
 def list_images(folder, subfolder, passed_over):
@@ -173,55 +268,16 @@ def list_images(folder, subfolder, passed_over):
     of other files go into the list `passed_over`, but for hidden ones.
 
   Raises:
-    InputError: there are no images, one is too large, or a link leads nowhere
-      or to a folder that it is in.
+    UserError: there are no images.
+    OSError: a file or folder cannot be read, such as a link to nowhere.
   """
+  start = len(os.path.join(folder, ''))
   images = []
-  _add_images(os.fsencode(folder), subfolder.encode('utf-8'), (), images,
-              passed_over)
+  for path in walk_images(_path(folder, subfolder), passed_over):
+    status = os.stat(path)
+    images.append(ImageFile(
+        os.fsencode(path[start:]), 0, status.st_size, status.st_mtime_ns))
   if not images:
-    raise InputError(
-        f'{os.path.join(folder, subfolder)}: holds no JPEG, PNG, WebP or BMP '
-        'images; add some or remove the folder')
+    raise UserError(f'{os.path.join(folder, subfolder)}: holds no {KINDS} '
+                    'images; add some or remove the folder')
   return sorted(images)
-
-
-def _visible_entries(folder):
-  """Sorted entries of a folder without hidden ones; paths are bytes here, so
-  they do not depend on the locale."""
-  with os.scandir(folder) as entries:
-    return sorted((entry for entry in entries
-                   if not entry.name.startswith(b'.')),
-                  key=lambda entry: entry.name)
-
-
-def _text(path):
-  return path.decode('utf-8', 'surrogateescape')
-
-
-def _add_images(folder, subfolder, parents, images, passed_over):
-  """Appends to `images`; `parents` are (device, inode) of folders above."""
-  path = os.path.join(folder, subfolder)
-  status = os.stat(path)
-  identity = status.st_dev, status.st_ino
-  if identity in parents:
-    raise InputError(
-        f'{_text(path)}: a link to a folder that it is in; remove it')
-  for entry in _visible_entries(path):
-    try:
-      status = entry.stat()
-    except OSError as error:
-      raise InputError(f'{_text(entry.path)}: cannot be read '
-                       f'({error.strerror}); mend the link or remove it')
-    name = os.path.join(subfolder, entry.name)
-    if stat.S_ISDIR(status.st_mode):
-      _add_images(folder, name, parents + (identity,), images, passed_over)
-    elif not (stat.S_ISREG(status.st_mode) and
-              entry.name.lower().endswith(_IMAGE_EXTENSIONS)):
-      passed_over.append(_text(entry.path))
-    elif status.st_size > MAX_IMAGE_BYTES:
-      raise InputError(
-          f'{_text(entry.path)}: has {status.st_size:,} bytes, more than the '
-          f'{MAX_IMAGE_BYTES:,} that make sense for an image; remove it')
-    else:
-      images.append(ImageFile(name, 0, status.st_size, status.st_mtime_ns))

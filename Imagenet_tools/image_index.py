@@ -4,17 +4,14 @@ A list of tuples would take 500 MB. Here every image is a row of one table, and
 the names share one buffer; forked processes share both.
 """
 
-import contextlib
+import functools
 import hashlib
 import os
 import typing
 
 import numpy as np
 
-from tools_command_line import InputError, open_regular
-
-# Images are read whole, one by each process. A larger file is no photograph.
-MAX_IMAGE_BYTES = 2**27
+from shared_terminal import UserError
 
 # ImageNet may come as a tar per synset, 1000 in all, while some systems let a
 # process have 256 files open.
@@ -35,7 +32,7 @@ class ImageFile(typing.NamedTuple):
   name: bytes       # Its path within the archive or folder, without NUL.
   offset: int       # Of its first byte in the archive; 0 in its own file.
   size: int         # Bytes.
-  modified_ns: int  # When its own file was modified; 0 in an archive.
+  modified_ns: int  # When that file or archive was modified.
 
 
 class IndexedImage(typing.NamedTuple):
@@ -106,10 +103,10 @@ class ImageIndex:
     return digest.hexdigest()
 
   def check_not_empty(self):
-    """Raises `InputError` if an image has no bytes, naming the first one."""
+    """Raises `UserError` if an image has no bytes, naming the first one."""
     empty = np.flatnonzero(self.size == 0)
     if len(empty):
-      raise InputError(
+      raise UserError(
           f'{self.path(empty[0])}: has no bytes ({len(empty):,} such images in '
           'all); replace it or leave it out')
 
@@ -117,13 +114,13 @@ class ImageIndex:
     """Reads the i-th image through an `OpenedFiles`; returns its bytes.
 
     Raises:
-      InputError: the archive or the file is no longer what was indexed.
+      UserError: the archive or the file is no longer what was indexed.
       OSError: it cannot be read.
     """
     image = self[i]
     data = opened_files.read(image)
     if len(data) != image.size:
-      raise InputError(
+      raise UserError(
           f'{self.path(i)}: has {len(data):,} bytes where {image.size:,} were '
           'indexed; did it change during the run?')
     return data
@@ -168,52 +165,41 @@ class IndexBuilder:
 
 
 class OpenedFiles:
-  """The archives that a process reads from, kept open, as far as it may.
+  """The files that a process reads from, the latest ones kept open.
 
   A context manager that closes them.
   """
 
   def __init__(self):
-    self._archives = {}
+    # A file that the cache lets go of is closed.
+    self._opened = functools.lru_cache(_MAX_OPENED)(
+        lambda path: open(path, 'rb'))
+    self._is_folder = functools.lru_cache(None)(os.path.isdir)
 
   def read(self, image):
     """The bytes of an `IndexedImage`: fewer, or one more, if it changed."""
-    with self._opened(image) as opened:
-      opened.seek(image.offset)
-      # One more byte shows if a file of its own grew.
-      return opened.read(
-          image.size + (self._archives[image.container] is None))
+    opened = self._file_of(image)
+    opened.seek(image.offset)
+    # One more byte shows if a file of its own grew.
+    return opened.read(image.size + self._is_folder(image.container))
 
   def ask_for(self, image):
     """Has the system read an `IndexedImage` into memory in the background."""
     if hasattr(os, 'posix_fadvise'):  # Not on macOS.
-      with self._opened(image) as opened:
-        os.posix_fadvise(opened.fileno(), image.offset, image.size,
-                         os.POSIX_FADV_WILLNEED)
+      os.posix_fadvise(self._file_of(image).fileno(), image.offset, image.size,
+                       os.POSIX_FADV_WILLNEED)
 
-  @contextlib.contextmanager
-  def _opened(self, image):
-    """Gives the opened archive, or the image's own file for the block."""
-    container = image.container
-    if container not in self._archives:
-      if len(self._archives) == _MAX_OPENED:
-        self.__exit__()
-      self._archives[container] = (
-          None if os.path.isdir(container) else open_regular(container))
-    if self._archives[container]:
-      yield self._archives[container]
-      return
+  def _file_of(self, image):
+    """The opened archive, or the image's own file."""
+    if not self._is_folder(image.container):
+      return self._opened(image.container)
     # As bytes, so the path does not depend on the locale.
-    with open_regular(os.path.join(
-        os.fsencode(container),
-        image.name.encode('utf-8', 'surrogateescape'))) as image_file:
-      yield image_file
+    return self._opened(os.path.join(
+        os.fsencode(image.container),
+        image.name.encode('utf-8', 'surrogateescape')))
 
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
-    for archive in self._archives.values():
-      if archive:
-        archive.close()
-    self._archives = {}
+    self._opened.cache_clear()

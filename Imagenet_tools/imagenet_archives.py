@@ -16,8 +16,9 @@ import typing
 import numpy as np
 
 import image_folder
-from image_index import MAX_IMAGE_BYTES, ImageFile, IndexBuilder
-from tools_command_line import InputError, Progress, open_regular
+from image_index import ImageFile, IndexBuilder
+from shared_dataset import IMAGENET_NUM_IMAGES
+from shared_terminal import Progress, UserError
 
 # As the organizers state them beside the downloads.
 _MD5_BY_FILE_NAME = {
@@ -26,15 +27,14 @@ _MD5_BY_FILE_NAME = {
 }
 
 # Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV
-# 115(3), 2015, table 2: images in all, fewest and most in a class.
-_COUNTS = {'train': (1281167, 732, 1300), 'validation': (50000, 50, 50)}
+# 115(3), 2015, table 2: fewest and most images in a class.
+_IMAGES_PER_CLASS = {'train': (732, 1300), 'validation': (50, 50)}
 
 _CHUNK_BYTES = 2**20
 
-# Two blocks of zeros end a tar. POSIX leaves open what fills the rest of their
-# record, of 20 blocks. More zeros follow if records were larger.
+# Two blocks of zeros end a tar; the rest of their record follows, which is
+# rarely longer than 10 KB.
 _BLOCK_BYTES = 512
-_RECORD_BYTES = 20 * _BLOCK_BYTES
 _MAX_PADDING_BYTES = 2**20
 
 
@@ -53,8 +53,8 @@ def index_imagenet(train_path, validation_path, labels_path):
   Args:
     train_path: such as ILSVRC2012_img_train.tar, or a folder.
     validation_path: such as ILSVRC2012_img_val.tar, or a folder.
-    labels_path: see `read_validation_synsets`; line i is of the i-th image by
-      file name. Unused if `validation_path` has a folder per synset.
+    labels_path: a text file of synsets; line i is of the i-th image by file
+      name. Unused if `validation_path` has a folder per synset.
 
   Returns:
     Two `ImageIndex`es, `(train, validation)`, whose classes are the synsets of
@@ -62,7 +62,7 @@ def index_imagenet(train_path, validation_path, labels_path):
     by file name.
 
   Raises:
-    InputError: an archive is damaged or not laid out as above, a synset has no
+    UserError: an archive is damaged or not laid out as above, a synset has no
       images, labels and images differ in number, or a label is not a synset of
       the training images.
     OSError: a file or folder cannot be read.
@@ -76,16 +76,16 @@ def index_imagenet(train_path, validation_path, labels_path):
   validation = _index_validation(
       validation_path, labels_path, train_path, synsets, passed_over)
   train = IndexBuilder(synsets)
-  with Progress(len(synsets), 'synsets indexed') as progress:
-    for label, synset in enumerate(synsets, 1):
-      if synset_tars:
-        container = synset_tars[label - 1].container
-        images = _list_synset_tar(synset_tars[label - 1])
-      else:
-        container = train_path
-        images = image_folder.list_images(train_path, synset, passed_over)
-      train.add_container(container, images, label)
-      progress.step()
+  progress = Progress('index', len(synsets), 'synsets')
+  for label, synset in enumerate(synsets, 1):
+    if synset_tars:
+      container = synset_tars[label - 1].container
+      images = _list_synset_tar(synset_tars[label - 1])
+    else:
+      container = train_path
+      images = image_folder.list_images(train_path, synset, passed_over)
+    train.add_container(container, images, label)
+    progress.update(label)
   image_folder.say_passed_over(passed_over)
   return train.finish(), validation
 
@@ -98,8 +98,8 @@ def _index_validation(path, labels_path, train_path, synsets, passed_over):
     images = []
     for synset in image_folder.class_names(path, passed_over):
       if synset not in label_of:
-        raise InputError(f'{os.path.join(path, synset)}: not one of the '
-                         f'{len(synsets):,} synsets of {train_path}; remove it')
+        raise UserError(f'{os.path.join(path, synset)}: not one of the '
+                        f'{len(synsets):,} synsets of {train_path}; remove it')
       images += [(image, label_of[synset]) for image in
                  image_folder.list_images(path, synset, passed_over)]
     # In the order of the flat archive, where folders do not count.
@@ -108,47 +108,25 @@ def _index_validation(path, labels_path, train_path, synsets, passed_over):
                              [label for _, label in images])
     return validation.finish()
 
-  labels = read_validation_synsets(labels_path)
+  labels = image_folder.read_lines(labels_path)
   if os.path.isdir(path):
     images = image_folder.list_images(path, '', passed_over)
   else:
     images = list_tar(path, 0, os.path.getsize(path), path)
     if not images:
-      raise InputError(f'{path}: holds no images; get it again')
+      raise UserError(f'{path}: holds no images; get it again')
   if len(labels) != len(images):
-    raise InputError(
+    raise UserError(
         f'{labels_path}: has {len(labels):,} labels, but {path} holds '
         f'{len(images):,} images; use the labels that belong to the archive')
   for line_number, synset in enumerate(labels, 1):
     if synset not in label_of:
-      raise InputError(
+      raise UserError(
           f'{labels_path} line {line_number:,}: {synset!r} is not among the '
           f'{len(synsets):,} synsets of {train_path}; use labels and images '
           'that belong together')
   validation.add_container(path, images, [label_of[label] for label in labels])
   return validation.finish()
-
-
-def read_validation_synsets(path):
-  """Reads a text file of the synset of each validation image, one per line.
-
-  Returns:
-    A list of str, in order of the images' file names.
-
-  Raises:
-    InputError: there is no such file, or it is not text.
-  """
-  if not os.path.isfile(path):
-    raise InputError(f'{path}: no such file; name the file with the synset of '
-                     'each validation image')
-  try:
-    with open(path, encoding='utf-8') as labels:
-      # Blank lines may end the file. One amid the labels counts as a label, so
-      # those behind it do not move.
-      return [line.strip() for line in labels.read().rstrip().split('\n')]
-  except UnicodeDecodeError:
-    raise InputError(f'{path}: not a text file; one synset per line is '
-                     'expected')
 
 
 def imagenet_class_names():
@@ -161,14 +139,15 @@ def read_class_names(path):
   """A dict from synset to what it is called; a line for each.
 
   Raises:
-    InputError: a line is not a synset, a blank and a name.
-    OSError: the file cannot be read.
+    UserError: the file cannot be read, or a line is not a synset, a blank or
+      tab and a name.
   """
-  try:
-    with open(path, encoding='utf-8') as lines:
-      return dict(line.rstrip('\n').split(' ', 1) for line in lines)
-  except ValueError:  # An error of decoding is one, too.
-    raise InputError(f'{path}: not a synset, a blank and its name on each line')
+  lines = [line.split(None, 1) for line in image_folder.read_lines(path)]
+  for number, parts in enumerate(lines, 1):
+    if len(parts) != 2:
+      raise UserError(f'{path}: not a synset, a blank and its name in line '
+                      f'{number:,} of those that are not blank')
+  return dict(lines)
 
 
 def _list_synset_tars(path):
@@ -181,28 +160,22 @@ def _list_synset_tars(path):
         synset_tars.append(
             _SynsetTar(name[:-4], tar_path, '', 0, os.path.getsize(tar_path)))
     if synset_tars and image_folder.has_folders(path):
-      raise InputError(
-          f'{path}: holds tars and folders; keep the ones or the others')
+      raise UserError(f'{path}: holds tars and folders; keep one kind')
   else:
-    files = list_tar(path, 0, os.path.getsize(path), path, float('inf'))
+    files = list_tar(path, 0, os.path.getsize(path), path)
     if not files:
-      raise InputError(f'{path}: holds no files; one tar per synset is '
-                       'expected, such as n01440764.tar')
+      raise UserError(f'{path}: holds no files; one tar per synset is '
+                      'expected, such as n01440764.tar')
     for member in files:
       name = member.name.decode('utf-8', 'surrogateescape')
       synset, extension = os.path.splitext(posixpath.basename(name))
       if extension != '.tar':
-        raise InputError(
+        raise UserError(
             f'{path}/{name}: not a tar; the training archive holds one tar per '
             'synset, such as n01440764.tar')
       synset_tars.append(
           _SynsetTar(synset, path, name, member.offset, member.size))
-  synset_tars.sort()
-  for one, other in zip(synset_tars, synset_tars[1:]):
-    if one.synset == other.synset:
-      raise InputError(f'{path}/{other.name}: the synset occurs twice; leave '
-                       'one of the two out')
-  return synset_tars
+  return sorted(synset_tars)
 
 
 def _list_synset_tar(tar):
@@ -210,65 +183,51 @@ def _list_synset_tar(tar):
   path = os.path.join(tar.container, tar.name) if tar.name else tar.container
   files = list_tar(tar.container, tar.offset, tar.offset + tar.size, path)
   if not files:
-    raise InputError(f'{path}: holds no images; get the archive again, or '
-                     'leave that synset out')
+    raise UserError(f'{path}: holds no images; get the archive again, or '
+                    'leave that synset out')
   folder = os.path.join(tar.name.encode('utf-8', 'surrogateescape'), b'')
   return [image._replace(name=folder + image.name) for image in files]
 
 
-def list_tar(path, start, stop, tar_name, max_file_bytes=MAX_IMAGE_BYTES):
+def list_tar(path, start, stop, tar_name):
   """Lists the regular files of an uncompressed tar; folders are passed over.
 
   The tar is from byte `start` to `stop` of the file `path`; messages call it
-  `tar_name`. A file of more than `max_file_bytes` is an error.
+  `tar_name`.
 
   Returns:
     A list of `ImageFile`s, sorted by name. Names are free of './' and '//';
-    offsets are in the file on disk.
+    offsets are in the file on disk. As in unpacking, the last of several files
+    of one name counts.
 
   Raises:
-    InputError: not a tar, a damaged or incomplete one, or one with a member
-      that would be lost or would not be what it seems: a link, a name that
-      points outside, a second file of one name.
+    UserError: not a tar, a damaged or incomplete one, or one with links.
   """
   files = {}
-  with open_regular(path) as disk_file:
-    disk_file.seek(start)
+  with open(path, 'rb') as disk_file:
+    modified_ns = os.fstat(disk_file.fileno()).st_mtime_ns
     for member in _members(disk_file, start, stop, tar_name):
       if member.isdir():
         continue
-      parts = member.name.split('/')
-      if member.name.startswith('/') or '..' in parts:
-        raise InputError(
-            f'{tar_name}/{member.name}: points out of the archive; get it '
-            'again from where you trust it')
-      name = '/'.join(part for part in parts if part not in ('', '.'))
       if not member.isreg() or member.issparse():
-        raise InputError(f'{tar_name}/{name}: a link or another special file; '
-                         'pack the tar again from plain files')
-      if not name or '\0' in name:
-        raise InputError(
-            f'{tar_name}: has a file without a name; pack it again')
-      if member.size > max_file_bytes:
-        raise InputError(
-            f'{tar_name}/{name}: has {member.size:,} bytes, more than the '
-            f'{max_file_bytes:,} that make sense here; leave it out')
+        raise UserError(
+            f'{tar_name}/{member.name}: a link or another special file; pack '
+            'the tar again from plain files')
+      name = '/'.join(part for part in member.name.split('/')
+                      if part not in ('', '.'))
       name = name.encode('utf-8', 'surrogateescape')
-      if name in files:
-        raise InputError(
-            f'{tar_name}/{os.fsdecode(name)}: occurs twice; pack the tar again '
-            'with one file of each name')
-      files[name] = ImageFile(name, member.offset_data, member.size, 0)
+      files[name] = ImageFile(
+          name, member.offset_data, member.size, modified_ns)
   return sorted(files.values())
 
 
 def check_begins_well(path):
-  """Raises `InputError` unless `path` is a folder or a tar begins there."""
+  """Raises `UserError` unless `path` is a folder or a tar begins there."""
   if not os.path.exists(path):
-    raise InputError(f'{path}: no such file or folder; name the archive to '
-                     'read, or the folder it was unpacked to')
+    raise UserError(f'{path}: no such file or folder; name the archive to '
+                    'read, or the folder it was unpacked to')
   if not os.path.isdir(path):
-    with open_regular(path) as disk_file:
+    with open(path, 'rb') as disk_file:
       next(_members(disk_file, 0, os.path.getsize(path), path), None)
 
 
@@ -279,6 +238,7 @@ def _members(disk_file, start, stop, tar_name):
   members, for the end. So the end mark is checked afterwards.
   """
   end = start
+  disk_file.seek(start)
   try:
     with tarfile.open(fileobj=disk_file, mode='r:', encoding='utf-8',
                       errors='surrogateescape') as tar:
@@ -286,67 +246,58 @@ def _members(disk_file, start, stop, tar_name):
         end = tar.offset  # Behind its data.
         size = 0 if member.isdir() else member.size
         if size < 0 or member.offset_data + size > stop:
-          raise InputError(
+          raise UserError(
               f'{tar_name}/{member.name}: reaches beyond the end of the tar, '
               'which is cut short or damaged; get it again')
         yield member
       end = tar.offset
-  # tarfile lets some of these through when a header is damaged.
-  except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-    if end > start:
-      raise InputError(f'{tar_name}: damaged at byte {end - start:,} '
-                       f'({error}); get it again')
+  # tarfile lets some of these through when a header is damaged; what follows
+  # then is not an end mark.
+  except (tarfile.TarError, ValueError, OverflowError, RecursionError):
+    pass
   disk_file.seek(end)
-  rest = disk_file.read(min(max(stop - end, 0), _MAX_PADDING_BYTES + 1))
-  first_blocks = rest[:2 * _BLOCK_BYTES]
-  if len(first_blocks) < _BLOCK_BYTES and end > start:
-    raise InputError(f'{tar_name}: is cut short: it ends at byte '
-                     f'{stop - start:,} without an end mark; get it again')
-  if not first_blocks or first_blocks.strip(b'\0'):
-    raise InputError(
-        f'{tar_name}: damaged at byte {end - start:,}; get it again'
-        if end > start else
-        f'{tar_name}: not an uncompressed tar, or a damaged one; get it again')
+  mark = disk_file.read(min(max(stop - end, 0), 2 * _BLOCK_BYTES))
   # A download into a file of the final size leaves zeros where data are
   # missing, so a true end mark is near the end of the file.
-  to_record_end = _RECORD_BYTES - (end - start) % _RECORD_BYTES
-  if len(rest) > _MAX_PADDING_BYTES or rest[to_record_end:].strip(b'\0'):
-    raise InputError(
-        f'{tar_name}: is incomplete or damaged: an end mark is at byte '
-        f'{end - start:,} of {stop - start:,}; get it again')
+  if (len(mark) < _BLOCK_BYTES or mark.strip(b'\0') or
+      stop - end > _MAX_PADDING_BYTES):
+    raise UserError(
+        f'{tar_name}: not an uncompressed tar, or one that is cut short or '
+        f'damaged at byte {end - start:,} of {stop - start:,}; get it again')
 
 
 def check_md5(paths):
   """Compares the archives of ILSVRC2012 with their published checksums.
 
   Raises:
-    InputError: one differs, is a folder, or has no published checksum.
+    UserError: one differs, is a folder, or has no published checksum.
     OSError: one cannot be read.
   """
   for path in paths:
     if os.path.isdir(path):
-      raise InputError(f'--check_md5: {path} is a folder, and the checksums '
-                       'are of the archives; leave the flag out')
+      raise UserError(f'--check_md5: {path} is a folder, and the checksums '
+                      'are of the archives; leave the flag out')
     if os.path.basename(path) not in _MD5_BY_FILE_NAME:
       known = ', '.join(sorted(_MD5_BY_FILE_NAME))
-      raise InputError(f'--check_md5: no checksum is known for {path}, only '
-                       f'for {known}; leave the flag out')
-  num_chunks = sum(-(-os.path.getsize(path) // _CHUNK_BYTES) for path in paths)
-  with Progress(num_chunks, 'MB checked') as progress:
-    for path in paths:
-      digest = hashlib.md5()
-      with open_regular(path) as archive:
-        for chunk in iter(lambda: archive.read(_CHUNK_BYTES), b''):
-          digest.update(chunk)
-          progress.step(1)
-      expected = _MD5_BY_FILE_NAME[os.path.basename(path)]
-      if digest.hexdigest() != expected:
-        raise InputError(f'{path}: its MD5 is {digest.hexdigest()}, and '
-                         f'{expected} as published; get it again')
+      raise UserError(f'--check_md5: no checksum is known for {path}, only '
+                      f'for {known}; leave the flag out')
+  progress = Progress('MD5', sum(map(os.path.getsize, paths)), 'bytes')
+  done = 0
+  for path in paths:
+    digest = hashlib.md5()
+    with open(path, 'rb') as archive:
+      for chunk in iter(lambda: archive.read(_CHUNK_BYTES), b''):
+        digest.update(chunk)
+        done += len(chunk)
+        progress.update(done)
+    expected = _MD5_BY_FILE_NAME[os.path.basename(path)]
+    if digest.hexdigest() != expected:
+      raise UserError(f'{path}: its MD5 is {digest.hexdigest()}, and '
+                      f'{expected} as published; get it again')
 
 
 def check_counts(images):
-  """Raises `InputError` unless ILSVRC2012's synsets have all their images.
+  """Raises `UserError` unless ILSVRC2012's synsets have all their images.
 
   Other synsets may have any number. `images`: a dict from split to
   `ImageIndex`.
@@ -354,17 +305,17 @@ def check_counts(images):
   classes = images['train'].classes
   if classes != sorted(imagenet_class_names()):
     return
-  for split, (total, fewest, most) in _COUNTS.items():
+  for split, (fewest, most) in _IMAGES_PER_CLASS.items():
+    total = IMAGENET_NUM_IMAGES[split]
     counts = images[split].class_counts()
     wrong = np.flatnonzero((counts < fewest) | (counts > most))
     if counts.sum() == total and not len(wrong):
       continue
     example = ''
     if len(wrong):
-      right = f'{fewest:,} to {most:,}' if fewest < most else fewest
-      example = (f'; {classes[wrong[0]]} has {counts[wrong[0]]:,} where '
-                 f'{right} are right')
-    raise InputError(
+      example = (f'; {classes[wrong[0]]} has {counts[wrong[0]]:,}, where '
+                 f'{fewest:,} to {most:,} are right')
+    raise UserError(
         f'the 1,000 synsets are those of ILSVRC2012, which has {total:,} '
         f'{split} images, but here are {counts.sum():,}{example}; complete '
-        'them, or add --any_counts if it is meant so')
+        'them, or add --any_counts')

@@ -23,8 +23,9 @@ import tarfile
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tools_command_line import (
-    ArgumentParser, InputError, check_range, print_result, run, write_file)
+from shared_files import write_atomically
+from shared_terminal import UserError, print_line, run_main
+from tools_arguments import ArgumentParser, check_range
 
 TRAIN_ARCHIVE = 'ILSVRC2012_img_train.tar'
 VALIDATION_ARCHIVE = 'ILSVRC2012_img_val.tar'
@@ -243,15 +244,15 @@ def make_dataset(args):
   """Writes the four files of the parsed command line `args`.
 
   Raises:
-    InputError: one of them exists.
+    UserError: one of them exists.
     OSError: the folder cannot be written.
   """
   paths = [os.path.join(args.output_dir, name) for name in (
       TRAIN_ARCHIVE, NAMES_FILE, VALIDATION_ARCHIVE, LABELS_FILE)]
   for path in paths:
     if os.path.lexists(path):
-      raise InputError(f'{path}: exists, and is not overwritten; remove it or '
-                       'name another --output_dir')
+      raise UserError(f'{path}: exists, and is not overwritten; remove it or '
+                      'name another --output_dir')
   os.makedirs(args.output_dir, exist_ok=True)
   # A generator each, so the validation images do not depend on the number of
   # training images.
@@ -263,14 +264,14 @@ def make_dataset(args):
       *validation_archive(
           args.validation_images, args.image_pixels, validation_rng))
   for path, content in zip(paths, contents):
-    write_file(path, content)
-  print_result(
+    write_atomically(path, content)
+  print_line(
       f'{args.output_dir}: {args.train_images:,} training and '
       f'{args.validation_images:,} validation images of {len(SHAPES)} classes')
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `InputError` where it is wrong."""
+  """Parses the command line; raises `UserError` where it is wrong."""
   parser = ArgumentParser(
       description='Draws a small data set of shapes, packed as ILSVRC2012 is.')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
@@ -291,8 +292,8 @@ def parse_arguments(arguments=None):
 
 
 def main(arguments=None):
-  """Runs the command line and returns its exit status; see `run`."""
-  return run(lambda: make_dataset(parse_arguments(arguments)))
+  """Runs the command line; returns its exit status."""
+  return run_main(lambda: make_dataset(parse_arguments(arguments)))
 
 
 if __name__ == '__main__':

@@ -14,13 +14,11 @@ import struct
 
 import google_crc32c
 
-from tools_command_line import InputError, open_regular
+from shared_dataset import FRAME_BYTES, FRAME_HEADER_BYTES
+from shared_terminal import UserError
 
-# Framing: length (8 bytes) and its CRC (4), the record, the record's CRC (4).
 _LENGTH = struct.Struct('<Q')
 _CRC = struct.Struct('<I')
-_HEADER_BYTES = _LENGTH.size + _CRC.size
-FRAME_BYTES = _HEADER_BYTES + _CRC.size
 
 # Of a file of records. Larger pieces, such as images, bypass the buffer.
 BUFFER_BYTES = 2**12
@@ -66,15 +64,15 @@ def read_records(path, digest):
     digest: of hashlib; is updated with all that is read.
 
   Raises:
-    InputError: the file cannot be read, or a record is cut short or has
+    UserError: the file cannot be read, or a record is cut short or has
       another CRC; names the record.
   """
   number = offset = 0
   try:
-    with open_regular(path) as record_file:
+    with open(path, 'rb') as record_file:
       size = os.fstat(record_file.fileno()).st_size
       while offset < size:
-        header = record_file.read(_HEADER_BYTES)
+        header = record_file.read(FRAME_HEADER_BYTES)
         length = header[:_LENGTH.size]
         if header[_LENGTH.size:] != _CRC.pack(masked_crc(length)):
           break
@@ -92,9 +90,9 @@ def read_records(path, digest):
         yield record, crc
         number, offset = number + 1, end
   except OSError as error:
-    raise InputError(f'{path}: cannot be read ({error.strerror})')
+    raise UserError(f'{path}: cannot be read ({error.strerror})')
   if offset < size:
-    raise InputError(
+    raise UserError(
         f'{path}: truncated or corrupt at record {number:,} (byte {offset:,} '
         f'of {os.path.getsize(path):,}); build or copy this shard again')
 
@@ -168,48 +166,35 @@ def parse_example(record):
     ValueError: it is not an Example.
   """
   features = {}
-  for message in _messages(memoryview(record)):
-    for entry in _messages(message):
-      name, values = b'', []
-      for field, value in _fields(entry):
-        if field == _KEY:
-          name = bytes(value)
-        elif field == _VALUE:
-          values = _feature_values(value)
-      features[name.decode('utf-8', 'surrogateescape')] = values
+  try:
+    for _, message in _fields(memoryview(record)):
+      for _, entry in _fields(message):
+        parts = dict(_fields(entry))
+        features[bytes(parts[_KEY]).decode('utf-8', 'surrogateescape')] = (
+            _feature_values(parts.get(_VALUE, b'')))
+  except (IndexError, KeyError, TypeError):
+    raise ValueError('is not an Example, or a damaged one')
   return features
 
 
 def _feature_values(feature):
   values = []
   for kind, value_list in _fields(feature):
-    if kind == _BYTES_LIST:
-      values += _messages(value_list)
-    elif kind == _INT64_LIST:
-      for _, numbers in _fields(value_list):
-        if isinstance(numbers, int):  # Not packed, as proto2 had it.
-          values.append(numbers)
-          continue
+    for _, value in _fields(value_list):
+      if kind == _BYTES_LIST or isinstance(value, int):
+        values.append(value)  # An int where it is not packed, as in proto2.
+      elif kind == _INT64_LIST:
         position = 0
-        while position < len(numbers):
-          number, position = _read_varint(numbers, position)
+        while position < len(value):
+          number, position = _read_varint(value, position)
           values.append(number)
   return values
 
 
-def _messages(message):
-  """Values of the fields 1 of a message, which must be messages."""
-  values = [value for field, value in _fields(message) if field == 1]
-  if any(isinstance(value, int) for value in values):
-    raise ValueError('a number stands where a message is expected')
-  return values
-
-
 def _fields(message):
-  """Lists `(number, value)` of a message's fields, values int or memoryview."""
-  if isinstance(message, int):
-    raise ValueError('a number stands where a message is expected')
-  fields, position = [], 0
+  """Yields `(number, value)` of a message's fields, values int or memoryview.
+  """
+  position = 0
   while position < len(message):
     key, position = _read_varint(message, position)
     wire_type = key & 7
@@ -218,23 +203,21 @@ def _fields(message):
     else:
       if wire_type == _LENGTH_DELIMITED:
         num_bytes, position = _read_varint(message, position)
-      elif wire_type in _FIXED_BYTES:
-        num_bytes = _FIXED_BYTES[wire_type]
       else:
-        raise ValueError('a field is of no known type')
+        num_bytes = _FIXED_BYTES[wire_type]
       value = message[position:position + num_bytes]
-      if len(value) != num_bytes:
-        raise ValueError('a field is cut short')
       position += num_bytes
-    fields.append((key >> 3, value))
-  return fields
+      if position > len(message):
+        raise IndexError('a field is cut short')
+    yield key >> 3, value
 
 
 def _read_varint(message, position):
-  """Returns `(value, position behind it)`; ValueError if it does not end."""
-  value = 0
-  for i, byte in enumerate(message[position:position + 10]):
-    value |= (byte & 0x7F) << 7 * i
+  """Returns `(value, position behind it)`."""
+  value = shift = 0
+  while True:
+    byte = message[position]
+    value |= (byte & 0x7F) << shift
+    position, shift = position + 1, shift + 7
     if byte < 0x80:
-      return value, position + i + 1
-  raise ValueError('a number is cut short')
+      return value, position

@@ -17,12 +17,10 @@ from image_index import OpenedFiles
 from record_format import (
     BUFFER_BYTES, parse_example, read_records, serialized_example,
     write_record)
-from tools_command_line import InputError, give_name, unfinished_path
-
-SPLITS = ('train', 'validation')
-
-# Shards that an evaluation pass reads from at a time.
-READING_CYCLE_LENGTH = 10
+from record_folder import unfinished_path
+from shared_dataset import INTERLEAVED_SHARDS, shard_name
+from shared_files import explain_error
+from shared_terminal import UserError
 
 SHARD_SIZE_RULES = ('ceiling', 'published')
 
@@ -58,11 +56,6 @@ def images_per_shard(num_images, num_shards, rule='ceiling'):
           for shard in range(num_shards)]
 
 
-def shard_name(split, shard, num_shards):
-  """File name of a shard, such as 'train-00007-of-01024'."""
-  return f'{split}-{shard:05d}-of-{num_shards:05d}'
-
-
 def plan_shards(split, folder, shard_sizes):
   """Lists the `Shard`s of a split, to be in `folder`, by images per shard."""
   stops = np.cumsum(shard_sizes).tolist()
@@ -72,7 +65,7 @@ def plan_shards(split, folder, shard_sizes):
       for i, (size, stop) in enumerate(zip(shard_sizes, stops))]
 
 
-def reading_order(shard_sizes, cycle_length=READING_CYCLE_LENGTH):
+def reading_order(shard_sizes, cycle_length=INTERLEAVED_SHARDS):
   """The order in which an evaluation pass meets the images.
 
   That of `shards.interleave(TFRecordDataset, cycle_length, block_length=1)`
@@ -127,8 +120,8 @@ def labels_in_reading_order(labels, shards, entries):
   return labels[np.concatenate(in_shards)[rows]]
 
 
-def write_shard(shard, images, class_texts, is_decoding, is_skipping, step):
-  """Writes a shard under its temporary name and reads it again.
+def write_shard(shard, images, class_texts, is_decoding, is_skipping):
+  """Writes a shard under its unfinished name and reads it again.
 
   Args:
     shard: a `Shard`.
@@ -138,21 +131,21 @@ def write_shard(shard, images, class_texts, is_decoding, is_skipping, step):
     is_decoding: whether every pixel of every image is decoded, to see that it
       can be.
     is_skipping: whether bad images are left out; otherwise they are errors.
-    step: called once per image.
 
   Returns:
-    A dict: 'shard', its file name; 'bytes', 'records' and 'sha256' of the
-    file, as read again; 'decoded', whether every image was; 'skipped', for
-    each image left out a dict of its 'position' in the shard as planned, its
-    name as 'image', and the 'reason'.
+    A dict: 'bytes', 'records' and 'sha256' of the file, as read again;
+    'decoded', whether every image was; 'skipped', for each image left out a
+    dict of its 'position' in the shard as planned, its name as 'image', and
+    the 'reason'.
 
   Raises:
-    InputError: an image cannot be read, or the shard cannot be written.
+    UserError: an image cannot be read, or the shard cannot be written.
   """
   crcs, skipped = [], []
-  temporary = unfinished_path(shard.path)
-  with _output_errors(shard.path), OpenedFiles() as opened_files, \
-      open(temporary, 'wb', BUFFER_BYTES) as record_file:
+  unfinished = unfinished_path(shard.path)
+  with explain_error(shard.path, 'is the disk full?'), \
+      OpenedFiles() as opened_files, \
+      open(unfinished, 'wb', BUFFER_BYTES) as record_file:
     for i in range(shard.first, shard.stop):
       if (i - shard.first) % _IMAGES_AHEAD == 0:
         # At the start the first ones, and always those behind them.
@@ -161,11 +154,11 @@ def write_shard(shard, images, class_texts, is_decoding, is_skipping, step):
       try:
         prepared = prepare_image(images.read(i, opened_files), is_decoding)
       except OSError as error:
-        raise InputError(
+        raise UserError(
             f'{images.path(i)}: cannot be read ({error.strerror})')
       except ValueError as error:
         if not is_skipping:
-          raise InputError(
+          raise UserError(
               f'{images.path(i)}: not a whole image ({error}); replace it, or '
               'leave it out with --skip_bad_images')
         skipped.append({'position': i - shard.first,
@@ -173,13 +166,11 @@ def write_shard(shard, images, class_texts, is_decoding, is_skipping, step):
       else:
         crcs.append(write_record(record_file, *_record(
             images[i], images.classes, class_texts, prepared)))
-      step()
   digest = hashlib.sha256()
-  if [crc for _, crc in read_records(temporary, digest)] != crcs:
-    raise InputError(f'{shard.path}: reads otherwise than it was written; '
-                     'check the disk and the memory')
-  return {'shard': os.path.basename(shard.path),
-          'bytes': os.path.getsize(temporary), 'records': len(crcs),
+  if [crc for _, crc in read_records(unfinished, digest)] != crcs:
+    raise UserError(f'{shard.path}: reads otherwise than it was written; '
+                    'check the disk and the memory')
+  return {'bytes': os.path.getsize(unfinished), 'records': len(crcs),
           'sha256': digest.hexdigest(), 'decoded': is_decoding,
           'skipped': skipped}
 
@@ -203,27 +194,6 @@ def _record(image, classes, class_texts, prepared):
   return serialized_example(features)
 
 
-def name_shard(shard):
-  """Gives a whole shard its final name, after it is on the disk."""
-  with _output_errors(shard.path):
-    give_name(shard.path)
-  # The next shard gets the memory of this one, and the archives keep theirs.
-  # Fresh memory made writing take up to six times as long on one machine.
-  if hasattr(os, 'posix_fadvise'):
-    with contextlib.suppress(OSError), open(shard.path, 'rb') as written:
-      os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-@contextlib.contextmanager
-def _output_errors(path):
-  """Turns any OSError into an `InputError`: a shard cannot be written."""
-  try:
-    yield
-  except OSError as error:
-    raise InputError(f'{path}: cannot be written ({error.strerror}); is the '
-                     'disk full?')
-
-
 def _read_ahead(images, first, stop, opened_files):
   """Has the system read images in the background, in the disk's order.
 
@@ -236,20 +206,19 @@ def _read_ahead(images, first, stop, opened_files):
       opened_files.ask_for(images[i])
 
 
-def check_records(path, num_classes, is_decoding, step):
+def check_records(path, num_classes, is_decoding):
   """Reads a shard and checks what its records say.
 
   Args:
     path: of the shard.
     num_classes: int; labels are from 0 to `num_classes - 1`.
     is_decoding: whether every pixel of every image is decoded.
-    step: called once per record.
 
   Returns:
     `(sha256, labels)`: of the file in hexadecimal; a list of int [records].
 
   Raises:
-    InputError: the file is corrupt or cannot be read, or a record is not one
+    UserError: the file is corrupt or cannot be read, or a record is not one
       that the network's reader takes; names the record.
   """
   labels, digest = [], hashlib.sha256()
@@ -257,9 +226,8 @@ def check_records(path, num_classes, is_decoding, step):
     try:
       labels.append(_checked_label(record, num_classes, is_decoding))
     except ValueError as error:
-      raise InputError(
+      raise UserError(
           f'{path}: record {len(labels):,}: {error}; build this shard again')
-    step()
   return digest.hexdigest(), labels
 
 

@@ -11,39 +11,12 @@ import collections
 import os
 import sys
 
-from record_folder import DATASET_FILE_NAME, find_shards, read_dataset
-from record_shards import SPLITS, check_records, shard_name
-from tools_command_line import (
-    ArgumentParser, InputError, Progress, check_range, num_cores, print_result,
-    run, run_in_processes, say)
-
-_IMAGENET_NUM_CLASSES = 1001  # 1000 synsets and class 0, unused.
-
-
-def list_shards(data_dir, split, expected_names):
-  """Paths of a split's shards, in `data_dir/split` or `data_dir` itself.
-
-  Empty if there are none and none are expected. `expected_names`: the file
-  names that there should be; if empty, as many as the first name says.
-
-  Raises:
-    InputError: one is missing, or of another set.
-  """
-  for folder in (os.path.join(data_dir, split), data_dir):
-    paths = find_shards(folder, split)
-    if paths:
-      break
-  names = [os.path.basename(path) for path in paths]
-  if names and not expected_names:
-    count = int(names[0][-5:])
-    expected_names = [shard_name(split, i, count) for i in range(count)]
-  for name in sorted(set(expected_names) - set(names)):
-    raise InputError(f'{os.path.join(data_dir, split, name)}: missing; build '
-                     'or copy it again')
-  for name in sorted(set(names) - set(expected_names)):
-    raise InputError(f'{os.path.join(folder, name)}: of another set than the '
-                     'other shards; remove it')
-  return paths
+from record_shards import check_records
+from shared_dataset import (
+    DATASET_FILE_NAME, SPLITS, find_shards, read_dataset)
+from shared_terminal import UserError, print_line, run_main, say
+from tools_arguments import ArgumentParser, check_range
+from worker_processes import num_cores, run_in_processes
 
 
 def verify(data_dir, is_decoding, num_workers):
@@ -52,68 +25,63 @@ def verify(data_dir, is_decoding, num_workers):
   With `is_decoding`, every pixel of every image is decoded.
 
   Raises:
-    InputError: there are no records, or some are damaged; these are listed.
+    UserError: there are no records, or some are damaged; these are listed.
   """
-  if not os.path.isdir(data_dir):
-    raise InputError(f'{data_dir}: no such folder')
-  dataset = read_dataset(data_dir) or {
-      'num_classes': _IMAGENET_NUM_CLASSES, 'shards': {}, 'class_counts': {}}
-  paths = {split: list_shards(data_dir, split, dataset['shards'].get(split, {}))
-           for split in SPLITS}
+  paths = {split: find_shards(data_dir, split) for split in SPLITS}
   tasks = [(split, path) for split in SPLITS for path in paths[split]]
   if not tasks:
-    raise InputError(
+    raise UserError(
         f'{data_dir}: no records, such as train/train-00000-of-01024')
+  dataset = read_dataset(data_dir)
 
-  def work(task, step):
+  def work(task):
     """Returns what is wrong with a shard, and how often each label occurs."""
     split, path = task
     try:
-      sha256, labels = check_records(
-          path, dataset['num_classes'], is_decoding, step)
-    except InputError as error:
+      sha256, labels = check_records(path, dataset.num_classes, is_decoding)
+    except UserError as error:
       return str(error), None
-    if dataset['shards'].get(split, {}).get(
+    if dataset.shard_sha256.get(split, {}).get(
         os.path.basename(path), sha256) != sha256:
       return (f'{path}: whole, but not the shard that {DATASET_FILE_NAME} '
               'describes (its SHA-256 differs); build or copy it again'), None
     return None, collections.Counter(labels)
 
-  damaged = []
-  counts = {split: collections.Counter() for split in SPLITS}
-  with Progress(len(tasks), 'shards') as progress:
-    for (split, path), (error, shard_counts) in run_in_processes(
-        work, tasks, num_workers, lambda num_records: None):
-      if error:
-        damaged.append((path, error))
-      else:
-        counts[split] += shard_counts
-      progress.step()
-  for _, error in sorted(damaged):
+  damaged, counts = [], {split: collections.Counter() for split in SPLITS}
+
+  def add(task, result):
+    error, shard_counts = result
+    if error:
+      damaged.append(error)
+    else:
+      counts[task[0]].update(shard_counts)
+
+  run_in_processes(work, tasks, num_workers, 'checking records', add)
+  for error in sorted(damaged):
     say(error)
   if damaged:
-    raise InputError(f'{data_dir}: {len(damaged):,} of {len(tasks):,} shards '
-                     'are damaged')
+    raise UserError(f'{data_dir}: {len(damaged):,} of {len(tasks):,} shards '
+                    'are damaged')
   for split in SPLITS:
     if not paths[split]:
       continue
     # Class i of the list has the label i + 1; no image is of the background.
-    if split in dataset['class_counts'] and counts[split] != {
+    if split in dataset.class_counts and counts[split] != {
         label: count for label, count in
-        enumerate(dataset['class_counts'][split], 1) if count}:
-      raise InputError(
+        enumerate(dataset.class_counts[split], 1) if count}:
+      raise UserError(
           f'{data_dir}: the {split} records are not as many of each class as '
           f'{DATASET_FILE_NAME} says; build them again')
     as_described = (f', and as {DATASET_FILE_NAME} describes them'
-                    if split in dataset['shards'] else '')
-    print_result(
+                    if split in dataset.shard_sha256 else '')
+    print_line(
         f'{split}: {sum(counts[split].values()):,} records of '
         f'{len(counts[split]):,} classes in {len(paths[split]):,} shards are '
         f'sound{as_described}')
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `InputError` where it is wrong."""
+  """Parses the command line; raises `UserError` where it is wrong."""
   parser = ArgumentParser(
       description='Reads a folder of records from the disk and says whether '
       'they are sound.')
@@ -130,11 +98,11 @@ def parse_arguments(arguments=None):
 
 
 def main(arguments=None):
-  """Runs the command line and returns its exit status; see `run`."""
+  """Runs the command line; returns its exit status."""
   def verify_arguments():
     args = parse_arguments(arguments)
     verify(args.data_dir, args.verify == 'full', args.workers)
-  return run(verify_arguments)
+  return run_main(verify_arguments)
 
 
 if __name__ == '__main__':

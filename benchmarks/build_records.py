@@ -45,7 +45,8 @@ sys.path.insert(0, TOOLS)
 
 from benchmark_arguments import check_smallest, make_parser
 from record_shards import images_per_shard
-from tools_command_line import InputError, Progress, num_cores, run
+from shared_terminal import Progress, UserError, run_main
+from worker_processes import num_cores
 
 _BUILDER = os.path.join(TOOLS, 'build_imagenet_tfrecords.py')
 _TRAIN, _VALIDATION, _LABELS = 'train.tar', 'val.tar', 'labels.txt'
@@ -115,26 +116,25 @@ def make_archives(folder, num_images, num_synsets, jpegs):
   """
   os.mkdir(folder)
   synsets = ['n{:08d}'.format(i) for i in range(num_synsets)]
-  with Progress(sum(num_images.values()), 'images drawn') as progress:
-    with tarfile.open(os.path.join(folder, _TRAIN), 'w') as tar:
-      number = 0
-      for i, count in enumerate(
-          images_per_shard(num_images['train'], num_synsets)):
-        inner = io.BytesIO()
-        with tarfile.open(fileobj=inner, mode='w') as inner_tar:
-          for _ in range(count):
-            _add(inner_tar, '{}_{}.JPEG'.format(synsets[i], number),
-                 with_comment(jpegs[number % len(jpegs)], number))
-            number += 1
-        _add(tar, synsets[i] + '.tar', inner.getvalue())
-        progress.step(count)
-    with tarfile.open(os.path.join(folder, _VALIDATION), 'w') as tar, open(
-        os.path.join(folder, _LABELS), 'w') as labels:
-      for i in range(num_images['validation']):
-        _add(tar, 'ILSVRC2012_val_{:08d}.JPEG'.format(i + 1),
-             with_comment(jpegs[i % len(jpegs)], i))
-        labels.write(synsets[i % num_synsets] + '\n')
-        progress.step()
+  with tarfile.open(os.path.join(folder, _TRAIN), 'w') as tar:
+    number = 0
+    progress = Progress('drawing', num_images['train'], 'images')
+    for i, count in enumerate(
+        images_per_shard(num_images['train'], num_synsets)):
+      inner = io.BytesIO()
+      with tarfile.open(fileobj=inner, mode='w') as inner_tar:
+        for _ in range(count):
+          _add(inner_tar, '{}_{}.JPEG'.format(synsets[i], number),
+               with_comment(jpegs[number % len(jpegs)], number))
+          number += 1
+      _add(tar, synsets[i] + '.tar', inner.getvalue())
+      progress.update(number)
+  with tarfile.open(os.path.join(folder, _VALIDATION), 'w') as tar, open(
+      os.path.join(folder, _LABELS), 'w') as labels:
+    for i in range(num_images['validation']):
+      _add(tar, 'ILSVRC2012_val_{:08d}.JPEG'.format(i + 1),
+           with_comment(jpegs[i % len(jpegs)], i))
+      labels.write(synsets[i % num_synsets] + '\n')
 
 
 def decode_every_image(folder, output, num_images):
@@ -211,7 +211,7 @@ def run_measured(command, sample_seconds=_SAMPLE_SECONDS):
   Its processes are looked at every `sample_seconds`.
 
   Raises:
-    InputError: it failed.
+    UserError: it failed.
   """
   with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
     start = time.monotonic()
@@ -233,7 +233,7 @@ def run_measured(command, sample_seconds=_SAMPLE_SECONDS):
     stdout.seek(0)
     stderr.seek(0)
     if process.returncode:
-      raise InputError('{}: failed with: {}'.format(' '.join(command), (
+      raise UserError('{}: failed with: {}'.format(' '.join(command), (
           stderr.read().decode().splitlines() or ['nothing said'])[-1]))
     return seconds, peak_bytes, stdout.read().decode()
 
@@ -303,7 +303,7 @@ def measure(case, archives, output, num_images):
     num_images: a dict from split to int.
 
   Raises:
-    InputError: its command failed.
+    UserError: its command failed.
   """
   print('{}, {} page cache'.format(case.title, case.cache), file=sys.stderr)
   if case.cache == 'cold':
@@ -367,7 +367,7 @@ def benchmark(args):
   """Measures everything and prints the table.
 
   Raises:
-    InputError: too little disk, or a command failed.
+    UserError: too little disk, or a command failed.
   """
   num_images = {'train': args.images, 'validation': -(-args.images // 25)}
   required = 2 * _IMAGE_BYTES * sum(num_images.values()) + _SPARE_BYTES
@@ -377,7 +377,7 @@ def benchmark(args):
   try:
     free = shutil.disk_usage(folder).free
     if required > free:
-      raise InputError(
+      raise UserError(
           '--folder {}: the benchmark takes {:,} MB and {:,} MB are free; name '
           'a folder on another disk, or fewer --images'.format(
               folder, required // 10**6, free // 10**6))
@@ -406,7 +406,7 @@ def benchmark(args):
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `InputError` where it is wrong."""
+  """Parses the command line; raises `UserError` where it is wrong."""
   parser = make_parser(__doc__)
   parser.add_argument('--images', type=int, default=20000, metavar='N',
                       help='number of training images (%(default)s)')
@@ -430,4 +430,4 @@ def main():
 
 
 if __name__ == '__main__':
-  sys.exit(run(main))
+  sys.exit(run_main(main))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import build_imagenet_tfrecords as builder
-import imagenet_archives
+import image_folder
 import record_shards
 from image_index import ImageFile, IndexBuilder
 from tf_compat import tf
 from tiny_archives import (  # pylint: disable=unused-import
-    SYNSETS, Dataset, dataset)
+    SYNSETS, Dataset, dataset, encode)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -63,7 +63,7 @@ def test_labels_are_the_published_ones():
   with open(os.path.join(
       ROOT, 'tests', 'data', 'published_label_order.json')) as opened:
     published = json.load(opened)
-  synsets = imagenet_archives.read_validation_synsets(os.path.join(
+  synsets = image_folder.read_lines(os.path.join(
       ROOT, 'Imagenet_tools', 'imagenet_2012_validation_synset_labels.txt'))
   classes = sorted(set(synsets))
   images = IndexBuilder(classes)
@@ -95,7 +95,7 @@ def test_every_image_is_in_one_record(
   expected = {
       'train': sum(dataset.train.values(), []), 'validation':
       dataset.validation}
-  for split, num_shards in zip(record_shards.SPLITS, shards):
+  for split, num_shards in zip(('train', 'validation'), shards):
     assert [os.path.basename(path) for path in dataset.shards(split)] == [
         f'{split}-{i:05d}-of-{num_shards:05d}'
         for i in range(num_shards)]
@@ -223,7 +223,25 @@ def test_class_names_of_a_file(tmp_path, capsys):
   for content in (b'n01440764\n', b'n01440764 \xff\n'):
     names.write_bytes(content)
     assert builder.main(dataset.arguments('--class_names', str(names))) == 1
-    assert f'{names}: not a synset' in capsys.readouterr().err
+    assert f'{names}: not a' in capsys.readouterr().err
+
+
+def test_class_names_of_a_folder_of_synsets(tmp_path):
+  """Those that ship with the project, if all folders are ImageNet's."""
+  for name in ('n01440764', 'n01443537'):
+    for i in range(2):
+      path = tmp_path / 'images' / name / f'{i}.JPEG'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(encode(i))
+  dataset = Dataset(tmp_path)
+  arguments = ['--image_folder', str(tmp_path / 'images'),
+               '--validation_fraction', '0.5']
+  dataset.build(*arguments)
+  assert read_dataset_json(dataset)['class_names'] == ['tench', 'goldfish']
+  shutil.rmtree(dataset.output)
+  (tmp_path / 'images' / 'n01440764').rename(tmp_path / 'images' / 'cat')
+  dataset.build(*arguments)
+  assert read_dataset_json(dataset)['class_names'] == ['cat', 'n01443537']
 
 
 def test_nothing_here_needs_tensorflow(dataset):

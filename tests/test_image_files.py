@@ -53,6 +53,12 @@ PLAIN = {
     'damaged EXIF': with_segment(save(noise()), 0xe1, b'Exif\0\0MM\0'),
     'another JPEG behind it': save(noise()) + save(noise('L')),
     'anything behind it': save(noise()) + b'anything',
+    # Phones append a film; what looks like a scan may be in it.
+    'a film behind it': (
+        save(noise()) + b'\xff\xd9' + bytes(999) + b'\xff\xda' + bytes(999)),
+    'a film behind a progressive one with a preview': with_segment(
+        save(noise(), progressive=True), 0xe1,
+        b'Exif\0\0' + save(noise(size=(9, 9)))) + b'\xff\xda film',
 }
 
 
@@ -63,11 +69,6 @@ def test_plain_jpegs_pass_unchanged(decode_jpeg, kind):
     assert image_files.prepare_image(data, is_decoding) == (
         data, 37, 29, False)
   assert decode_jpeg(data).shape == (29, 37, 3)
-
-
-def test_the_size_is_read_without_decoding(monkeypatch):
-  monkeypatch.setattr(Image.Image, 'load', None)
-  image_files.prepare_image(PLAIN['baseline'])
 
 
 # What is encoded anew.
@@ -123,12 +124,44 @@ def test_png_of_16_bits_keeps_its_greys(decode_jpeg, colour_type):
   check_encoded(png_of_16_bits(colour_type), expected, decode_jpeg)
 
 
-@pytest.mark.parametrize('transparency', [0, b'\x00\x80\xff'])
-def test_transparency_is_dropped(decode_jpeg, transparency):
-  image = Image.new('P', (8, 8), 1)
-  image.putpalette([0, 0, 0, 200, 100, 50, 9, 9, 9])
-  data = save(image, 'PNG', transparency=transparency)
-  check_encoded(data, np.full((8, 8, 3), (200, 100, 50)), decode_jpeg)
+def black_icon(mode):
+  """Of 8 x 8 pixels: black, half of it transparent, and its alpha (0 or 1)."""
+  alpha = np.repeat([0, 255], 4).astype(np.uint8) * np.ones((8, 1), np.uint8)
+  image = Image.new('RGBA', (8, 8), (0, 0, 0, 0))
+  image.putalpha(Image.fromarray(alpha))
+  return image.convert(mode)
+
+
+def palette_icon(transparency):
+  image = Image.fromarray(np.repeat([[0, 1]], 4, axis=1).repeat(8, axis=0)
+                          .astype(np.uint8), 'P')
+  image.putpalette([200, 100, 50, 0, 0, 0])
+  return save(image, 'PNG', transparency=transparency)
+
+
+def grey_icon(mode):
+  image = Image.fromarray(np.repeat([[255, 0]], 4, axis=1).repeat(8, axis=0)
+                          .astype(np.uint8)).convert(mode)
+  white = 1 if mode == '1' else 255 if mode == 'L' else (255, 255, 255)
+  return save(image, 'PNG', transparency=white)
+
+
+@pytest.mark.parametrize('data', [
+    save(black_icon('RGBA'), 'PNG'), save(black_icon('LA'), 'PNG'),
+    save(black_icon('RGBA'), 'WEBP', lossless=True), palette_icon(0),
+    palette_icon(b'\x00\xff'), grey_icon('1'), grey_icon('L'),
+    grey_icon('RGB')], ids=[
+        'RGBA', 'LA', 'WebP', 'palette', 'palette alpha', 'bits', 'grey',
+        'colour key'])
+def test_transparency_is_white(decode_jpeg, data):
+  expected = np.repeat([255, 0], 4).reshape(1, 8, 1) * np.ones((8, 1, 3), int)
+  check_encoded(data, expected, decode_jpeg)
+
+
+def test_half_transparent_colours_are_mixed_with_white(decode_jpeg):
+  image = Image.new('RGBA', (8, 8), (100, 200, 0, 128))
+  check_encoded(save(image, 'PNG'), np.full((8, 8, 3), (177, 227, 127)),
+                decode_jpeg)
 
 
 # What is refused.
@@ -166,11 +199,6 @@ def test_every_truncation_is_noticed(mode, options):
     check_refused(data[:length])
 
 
-def test_a_download_that_ends_in_zeros():
-  data = save(noise())
-  check_refused(data[:len(data) // 2] + bytes(len(data) // 2), 'cut short')
-
-
 def test_damage_amid_a_png():
   data = bytearray(save(noise(), 'PNG'))
   for position in range(8, len(data) - 12, 97):  # Not the end mark.
@@ -179,8 +207,38 @@ def test_damage_amid_a_png():
     check_refused(bytes(damaged))
 
 
-@pytest.mark.parametrize('data', [
-    save(Image.new('1', (65501, 1)), 'PNG'),
-    save(Image.new('1', (20000, 6711)), 'PNG')])
-def test_images_that_are_too_large(data):
-  check_refused(data, 'too large')
+@pytest.mark.parametrize('size, word', [
+    ((65501, 1), 'too large'), ((20000, 6711), 'too large'),
+    # Evaluation would resize it to 256 x 15,360,000 pixels.
+    ((60000, 1), '60,000 x 1'), ((1, 101), '1 x 101'),
+    ((201, 2), '201 x 2')])
+def test_sizes_that_are_refused(size, word):
+  check_refused(save(Image.new('1', size), 'PNG'), word)
+  check_refused(save(Image.new('L', size), 'PNG'), word)
+
+
+def test_narrow_images_pass():
+  assert image_files.prepare_image(save(noise(size=(200, 2))))[1:] == (
+      200, 2, False)
+
+
+# Folders of images.
+
+
+def test_walk(tmp_path):
+  names = ['b.JPG', 'a/c.jfif', 'a/d/e.webp', '.hidden.jpg', '._b.JPG',
+           '.ipynb_checkpoints/b.png', 'notes.txt', 'a/f.gif']
+  for name in names:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  # Each image once, though links lead in circles.
+  for link, target in (('self', '.'), ('again', '.'), ('a/up', '..'),
+                       ('a/d/above', '..')):
+    (tmp_path / link).symlink_to(target)
+  passed_over = []
+  assert image_files.walk_images(str(tmp_path), passed_over) == [
+      str(tmp_path / name) for name in ('a/c.jfif', 'a/d/e.webp', 'b.JPG')]
+  assert passed_over == [str(tmp_path / 'notes.txt'), str(tmp_path / 'a/f.gif')]
+  # A hidden folder that is named is meant.
+  assert len(image_files.walk_images(
+      str(tmp_path / '.ipynb_checkpoints'))) == 1

@@ -1,5 +1,4 @@
-"""A build that was killed, wherever it was, goes on and ends in the same bytes.
-"""
+"""A build that was stopped, wherever it was, ends in the same bytes."""
 
 import os
 import shutil
@@ -11,7 +10,6 @@ import time
 import pytest
 
 import build_imagenet_tfrecords as builder
-from record_folder import JOURNAL_FILE_NAME
 from tiny_archives import (  # pylint: disable=unused-import
     Dataset, dataset)
 
@@ -23,7 +21,7 @@ KILLED = '''
 import os, signal, sys
 sys.path.insert(0, {tools!r})
 import build_imagenet_tfrecords as builder
-import record_folder, record_shards, tools_command_line
+import record_folder, record_shards
 
 main_process, calls = os.getpid(), []
 function = {owner}.{name}
@@ -41,14 +39,14 @@ builder.main({arguments!r})
 
 
 def built_files(dataset):
-  """Contents of what a build is for, by name."""
+  """Contents of what a build is for, and of its notes, by name."""
   contents = {}
   for path in dataset.files():
     name = os.path.relpath(path, dataset.folder)
-    if name.startswith('tf_records') or name.endswith('.npy'):
+    is_output = name.startswith('tf_records') or name.endswith('.npy')
+    if is_output:
       with open(path, 'rb') as opened:
         contents[name] = opened.read()
-  contents.pop(os.path.join('tf_records', JOURNAL_FILE_NAME))
   return contents
 
 
@@ -63,14 +61,23 @@ def undisturbed(dataset):
   return contents
 
 
+def check_stopped(dataset, expected):
+  """Nothing says that the set is complete, and what has its name is whole."""
+  contents = built_files(dataset)
+  assert os.path.join('tf_records', 'dataset.json') not in contents
+  for name in contents:
+    if not name.endswith('.unfinished'):
+      assert contents[name] == expected[name], name
+
+
 @pytest.mark.parametrize('owner, name, number, before', [
     ('record_shards', 'write_record', 2, False),
-    ('builder', 'name_shard', 2, True),
-    ('builder', 'name_shard', 2, False),
-    ('record_folder.BuildJournal', 'begin', 1, False),
-    ('record_folder.BuildJournal', 'add', 3, True),
-    ('record_folder', 'write_file', 2, False),  # The second labels.
-    ('tools_command_line', 'give_name', 3, True)])  # To dataset.json.
+    ('record_folder.RecordFolder', 'begin', 1, False),
+    ('record_folder', 'give_name', 2, True),
+    ('record_folder', 'give_name', 2, False),
+    ('record_folder', 'write_atomically', 3, False),  # A note without a shard.
+    ('record_folder.RecordFolder', 'write_labels', 2, False),
+    ('record_folder.RecordFolder', 'write_dataset', 1, True)])
 def test_killed_at_any_place(dataset, owner, name, number, before):
   expected = undisturbed(dataset)
   # The pipe is open until the last process has ended.
@@ -78,91 +85,72 @@ def test_killed_at_any_place(dataset, owner, name, number, before):
       tools=TOOLS, owner=owner, name=name, number=number, before=before,
       arguments=dataset.arguments('--workers', '2'))],
                         stdout=subprocess.PIPE).returncode == -signal.SIGKILL
-  assert not os.path.exists(os.path.join(dataset.output, 'dataset.json'))
-  # Whatever has the name of a shard is whole.
-  for name in os.listdir(os.path.join(dataset.output, 'train')):
-    if not name.startswith('.'):
-      path = os.path.join('tf_records', 'train', name)
-      with open(dataset.path(path), 'rb') as shard:
-        assert shard.read() == expected[path]
+  check_stopped(dataset, expected)
   dataset.build('--workers', '2')
   assert built_files(dataset) == expected
 
 
-def test_killed_as_soon_as_there_is_a_shard(tmp_path):
-  """Main process alone, and all processes at once; the rest is still done."""
-  dataset = Dataset(tmp_path, num_train=60, num_validation=20).save()
-  more = ['--train_shards', '20', '--validation_shards', '10']
-  dataset.build('--workers', '1', *more)
+@pytest.mark.parametrize('kill, stop, status', [
+    (os.kill, signal.SIGKILL, -9), (os.killpg, signal.SIGKILL, -9),
+    (os.kill, signal.SIGTERM, 130), (os.killpg, signal.SIGINT, 130)])
+def test_stopped_as_soon_as_there_is_a_shard(tmp_path, kill, stop, status):
+  """The main process alone, and all processes at once, as Ctrl-C does."""
+  dataset = Dataset(tmp_path, num_train=300, num_validation=20).save()
+  more = ['--train_shards', '100', '--validation_shards', '10',
+          '--workers', '2']
+  dataset.build(*more)
   expected = built_files(dataset)
-  for kill in (os.kill, os.killpg):
-    shutil.rmtree(dataset.output)
-    process = subprocess.Popen(
-        [sys.executable, os.path.join(TOOLS, 'build_imagenet_tfrecords.py')] +
-        dataset.arguments('--workers', '2', *more), start_new_session=True,
-        stdout=subprocess.PIPE)
-    first = os.path.join(dataset.output, 'train', 'train-00000-of-00020')
-    while not os.path.exists(first) and process.poll() is None:
-      time.sleep(0.001)
-    if process.poll() is None:
-      kill(process.pid, signal.SIGKILL)
-    process.communicate()  # The pipe is open until the last one has ended.
-    dataset.build('--workers', '2', *more)
-    assert built_files(dataset) == expected
+  shutil.rmtree(dataset.output)
+  process = subprocess.Popen(
+      [sys.executable, os.path.join(TOOLS, 'build_imagenet_tfrecords.py')] +
+      dataset.arguments(*more), start_new_session=True,
+      preexec_fn=lambda: signal.signal(
+          signal.SIGINT, signal.default_int_handler),
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  first = os.path.join(dataset.output, 'train', 'train-00000-of-00100')
+  while not os.path.exists(first):
+    assert process.poll() is None
+    time.sleep(0.001)
+  kill(process.pid, stop)
+  # The pipes are open until the last process has ended.
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == status
+  assert error.count(b'\n') == (status == 130), error
+  check_stopped(dataset, expected)
+  dataset.build(*more)
+  assert built_files(dataset) == expected
 
 
 def test_only_what_is_missing_is_written(dataset):
   expected = undisturbed(dataset)
   dataset.build()
   shards = dataset.shards('train') + dataset.shards('validation')
+
   def written_at():
     return [os.stat(path).st_mtime_ns for path in shards]
-
   before = written_at()
   os.remove(shards[1])
   os.truncate(shards[4], 100)
+  os.remove(dataset.path('validation_non_onehot.npy'))
   dataset.build()
   assert [time == other for time, other in zip(before, written_at())] == [
       True, False, True, True, False, True]
   assert built_files(dataset) == expected
 
 
-def test_complete_build_is_left_alone(dataset, capsys, monkeypatch):
+def test_complete_build_is_left_alone(dataset, capsys):
   dataset.build()
   before = {path: os.stat(path).st_mtime_ns for path in dataset.files()}
   capsys.readouterr()
-  # Nor is the archive, which may take minutes to index, looked at.
-  monkeypatch.setattr(builder, 'index_images', None)
   dataset.build()
   assert 'complete already' in capsys.readouterr().out
   assert {path: os.stat(path).st_mtime_ns
           for path in dataset.files()} == before
-
-
-@pytest.mark.parametrize('name', [
-    'tf_records/dataset.json', 'validation_non_onehot.npy'])
-def test_a_file_missing_from_a_complete_build(dataset, name):
-  expected = undisturbed(dataset)
-  dataset.build()
-  os.remove(dataset.path(name))
-  dataset.build()
-  assert built_files(dataset) == expected
-
-
-def test_full_verification_mends_damaged_shards(dataset, capsys):
-  expected = undisturbed(dataset)
-  dataset.build()
-  damaged = dataset.shards('train')[1]
-  with open(damaged, 'r+b') as shard:
+  with open(dataset.shards('train')[1], 'r+b') as shard:
     shard.seek(200)
     shard.write(b'\0damage\0')
-  dataset.build()  # Of the right size: trusted.
-  assert built_files(dataset) != expected
-  capsys.readouterr()
+  # Nothing was decoded, so all is written again.
   dataset.build('--verify', 'full')
-  assert damaged + ': was damaged' in capsys.readouterr().err
-  contents = built_files(dataset)
-  for name in expected:
-    if not name.endswith('dataset.json'):
-      assert contents[name] == expected[name]
-  assert b'"verified": "full"' in contents['tf_records/dataset.json']
+  records = [path for path in before if '-of-' in path and '.' not in path]
+  assert not any(os.stat(path).st_mtime_ns == before[path] for path in records)
+  dataset.records('train')

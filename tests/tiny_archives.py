@@ -80,7 +80,8 @@ class Dataset:
 
   def shards(self, split):
     folder = os.path.join(self.output, split)
-    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+            if not name.startswith('.')]
 
   def records(self, split):
     """All records as dicts, in the order of an evaluation pass."""

@@ -1,0 +1,1 @@
+../Imagenet/shared_dataset.py
