@@ -1,3 +1,15 @@
+# /// script
+# requires-python = ">=3.6,<3.14"
+# dependencies = [  # As requirements-analysis.txt has them.
+#   'numpy==1.19.5; python_version < "3.9"',
+#   'numpy==1.26.4; python_version >= "3.9" and python_version < "3.13"',
+#   'numpy==2.1.3; python_version >= "3.13"',
+#   'matplotlib==3.3.4; python_version < "3.9"',
+#   'matplotlib==3.8.4; python_version >= "3.9" and python_version < "3.13"',
+#   'matplotlib==3.9.4; python_version >= "3.13"',
+#   'pyparsing==3.1.4',
+# ]
+# ///
 """Accuracies, thresholds and cascades from dumped softmaxes: steps 4 to 7.
 
   python analyze_imagenet_labels.py -dataset_path $IMAGENET_HOME \\
@@ -10,15 +22,15 @@ to OUT, everything else to stderr.
 
 import argparse
 import os
-import signal
 import sys
 
 import numpy as np
 
 from cascade import (
-    UserError, analysis, dumps, figures, macs, predictions, report, thresholds,
-    top5)
-import dump_record
+    analysis, dumps, evaluation, figures, macs, predictions, report,
+    thresholds, top5)
+from cascade.shared import (
+    UserError, shared_cascade_json, shared_dumps, shared_terminal)
 
 # More would take minutes and gigabytes: all of them go into pareto's search.
 MOST_EPSILONS = 1000
@@ -27,26 +39,15 @@ MOST_EPSILONS = 1000
 SPLIT_TITLES = {'train': 'Train', 'validation': 'Test'}
 
 
-def _one_line(text):
-  """`text` with line breaks, such as those of a file name, as escapes."""
-  return ''.join(character if character.isprintable() else
-                 repr(character)[1:-1] for character in str(text))
-
-
 class _Parser(argparse.ArgumentParser):
-  """The standard parser, with errors of one line and no abbreviations."""
-
-  def parse_known_args(self, args=None, namespace=None):
-    for argument in args:
-      name = argument.split('=')[0]
-      # argparse would still accept abbreviations with one dash.
-      if name.lstrip('-')[:1].isalpha() and name.startswith('-') and (
-          name not in self._option_string_actions):
-        self.error(f'{name}: no such option')
-    return super().parse_known_args(args, namespace)
+  """The standard parser, with errors of one line."""
 
   def error(self, message):
-    self.exit(2, f'{self.prog}: {_one_line(message)}; see --help\n')
+    self.exit(2, f'{self.prog}: {" ".join(message.split())}; see --help\n')
+
+
+# The shell leaves the ~ of -output_dir=~/results as it is.
+_path = os.path.expanduser
 
 
 def parse_arguments(argv):
@@ -55,8 +56,7 @@ def parse_arguments(argv):
       description='Prints the top-1 and top-5 accuracy of each classifier '
       'whose softmaxes were dumped (step 4 of the README). With -output_dir it '
       'also fits confidence thresholds, and writes cascade accuracy against '
-      'multiply-accumulates as tables and figures (steps 5 to 7).',
-      allow_abbrev=False)
+      'multiply-accumulates as tables and figures (steps 5 to 7).')
 
   def add(name, *aliases, **options):
     parser.add_argument(
@@ -65,18 +65,18 @@ def parse_arguments(argv):
         **options)
 
   add('softmax_dir_to_validate_against', 'softmax_path', dest='softmax_dir',
-      metavar='FOLDER', required=True,
+      type=_path, metavar='FOLDER', required=True,
       help='the output_softmax folder that step 3 wrote')
-  add('dataset_path', metavar='FOLDER',
+  add('dataset_path', type=_path, metavar='FOLDER',
       help='the folder of validation_non_onehot.npy and train_non_onehot.npy, '
       'usually $IMAGENET_HOME; where a file is not there, the labels beside '
       'the dumps are used')
-  add('output_dir', metavar='OUT',
+  add('output_dir', type=_path, metavar='OUT',
       help='turns on steps 5 to 7 and names the folder of their results')
-  add('metric', type=_choices(predictions.METRICS), default=predictions.METRICS,
+  add('metric', type=_choices(predictions.METRICS),
       metavar='top1,top5', help='which accuracies, separated by commas (both)')
   methods = tuple(thresholds.METHODS)
-  add('method', type=_choices(methods), default=methods,
+  add('method', type=_choices(methods),
       metavar=','.join(methods),
       help='how thresholds are found (all): cst, per classifier, as in the '
       'paper; global, one for all; ccst, per classifier and predicted class; '
@@ -98,11 +98,17 @@ def parse_arguments(argv):
       'at random with a fixed seed (the other half judges)')
   add('risk_delta', type=float, default=.1, metavar='FRACTION',
       help='how often the guarantee of risk may be broken (0.1)')
-  add('macs', default='exact', metavar='exact|published|FILE.json',
+  add('risk_loss', choices=tuple(evaluation.LOSSES), default='wrong',
+      help='what risk promises: that at most epsilon of the images are wrong '
+      'in the cascade and right in the plain network (wrong), or that the '
+      'cascade names another class than the plain network for at most epsilon '
+      'of them (differs)')
+  add('macs', default='exact', type=_path,
+      metavar='exact|published|FILE.json',
       help='cost of each exit: exact (default), from cascade.json beside the '
       'dumps or else ResNet-v2-50\'s; published, the spreadsheet of the paper; '
       'or a file like cascade.json')
-  add('cost', metavar='FILE',
+  add('cost', type=_path, metavar='FILE',
       help='a stage_seconds.json of run_cascade.py --profile_stages: adds '
       'milliseconds per image and speedup by time, for its largest batch, and '
       'fits pareto to them')
@@ -115,24 +121,19 @@ def parse_arguments(argv):
       help='read all softmaxes even where the top-5 files suffice, '
       'and compare every row with them (a sample is compared otherwise)')
   add('cache', action='store_true',
-      help='keep what is read from softmaxes without top-5 files in '
-      f'{top5.CACHE_FOLDER} beside them, so that the next run need not read '
-      'them')
+      help='write the top-5 files that are missing beside the softmaxes, so '
+      'that the next run need not read these')
   arguments = parser.parse_args(argv)
-  if arguments.output_dir == '':
-    parser.error('-output_dir: names no folder')
   ends = arguments.epsilons or [arguments.epsilon_low, arguments.epsilon_high]
   if not all(0 <= epsilon <= 100 for epsilon in ends):
     parser.error('epsilons are percent, from 0 to 100')
   if not 0 <= arguments.risk_delta < 1:
     parser.error('-risk_delta: from 0 to below 1')
-  if arguments.epsilons is None:
-    if not 1 <= arguments.num_epsilons <= MOST_EPSILONS:
-      parser.error(f'-num_epsilons: from 1 to {MOST_EPSILONS:,}')
-    arguments.epsilons = np.linspace(*ends, num=arguments.num_epsilons).tolist()
-  arguments.epsilons = sorted(set(arguments.epsilons))
-  if len(arguments.epsilons) > MOST_EPSILONS:
-    parser.error(f'-epsilons: at most {MOST_EPSILONS:,}')
+  num_epsilons = len(arguments.epsilons or ()) or arguments.num_epsilons
+  if not 1 <= num_epsilons <= MOST_EPSILONS:
+    parser.error(f'-num_epsilons or -epsilons: 1 to {MOST_EPSILONS:,} of them')
+  arguments.epsilons = sorted(set(
+      arguments.epsilons or np.linspace(*ends, num=num_epsilons).tolist()))
   return arguments
 
 
@@ -176,20 +177,15 @@ def open_dumps(softmax_dir, dataset_path, splits):
 def read_predictions(opened, need_confidences, use_cache, check_all_rows):
   """Reads what the classifiers predict.
 
-  Empties `opened`, so that no file stays mapped. Returns two dicts from split
-  to a dict from classifier: its `predictions.ClassifierPredictions`, and its
-  `predictions.DumpAccuracy`.
+  Returns two dicts from split to a dict from classifier: its
+  `predictions.ClassifierPredictions`, and its `predictions.DumpAccuracy`.
   """
   read = {split: {} for split in opened}
   measured = {split: {} for split in opened}
-  for split, of_split in opened.items():
-    while of_split:
-      dump, labels = of_split.pop(0)
-      if need_confidences or check_all_rows or dump.top5_classes is None:
-        best = top5.read_top5(dump, use_cache, check_all_rows)
-      else:
-        best = top5.Top5(dump.top5_classes, None)
-      predicted = predictions.classifier_predictions(best, labels)
+  for split, dumps_and_labels in opened.items():
+    for dump, labels in dumps_and_labels:
+      predicted = predictions.classifier_predictions(top5.read_top5(
+          dump, need_confidences, use_cache, check_all_rows), labels)
       read[split][dump.classifier_id] = predicted
       measured[split][dump.classifier_id] = predictions.dump_accuracy(
           dump, predicted)
@@ -232,6 +228,29 @@ def unfilled_rows_note(split, accuracies, count_unfilled_rows):
           '; '.join(effects))
 
 
+def label_notes(split, labels, classifiers, num_classes):
+  """Lines on labels that look wrong; `num_classes` is None if not known.
+
+  `labels` are int [images], `classifiers` `predictions.ClassifierPredictions`.
+  """
+  filled = ~predictions.unfilled_rows(classifiers)
+  labels = labels[filled]
+  notes = []
+  num_zeros = np.count_nonzero(labels == 0)
+  if num_zeros and all(classifier.predicted[filled].all()
+                       for classifier in classifiers):
+    notes.append(
+        f'{split}: {num_zeros:,} images have label 0, a class that no '
+        'classifier ever says. Labels of these networks start at 1 (0 is the '
+        'background class): are they one too low?')
+  if num_classes and split == 'validation':
+    absent = np.setdiff1d(np.arange(num_zeros == 0, num_classes), labels)
+    if len(absent):
+      listed = ', '.join(map(str, absent[:5])) + ', ...' * (len(absent) > 5)
+      notes.append(f'{split}: {len(absent):,} classes have no images: {listed}')
+  return notes
+
+
 def run(arguments):
   """Does what the command line asks for; returns the lines for stdout."""
   splits = list(SPLIT_TITLES)
@@ -241,66 +260,98 @@ def run(arguments):
   opened, num_classes = open_dumps(
       arguments.softmax_dir, arguments.dataset_path, splits)
   cost = None
-  if arguments.output_dir:
+  if arguments.output_dir is not None:
     classifier_ids = [dump.classifier_id for dump, _ in opened['validation']]
-    cost, recorded = check_output(arguments, classifier_ids, num_classes)
-    figures.load_in_background()
+    recorded = shared_cascade_json.network_and_weights(
+        arguments.softmax_dir, classifier_ids)
+    num_classes = num_classes or recorded.get('num_classes')
+    choose_analyses(arguments, len(classifier_ids), num_classes)
+    cost = check_output(arguments, classifier_ids, num_classes, recorded)
   read, measured = read_predictions(
       opened, bool(cost), arguments.cache, arguments.check_all_rows)
   for split, accuracies in measured.items():
     note = unfilled_rows_note(
         split, accuracies, arguments.count_unfilled_rows)
     if note:
-      print(note, file=sys.stderr)
+      _note(note)
   lines = result_lines(measured, arguments.count_unfilled_rows)
   if cost:
+    for split, dumps_and_labels in opened.items():
+      for note in label_notes(split, dumps_and_labels[0][1],
+                              list(read[split].values()), num_classes):
+        _note(note)
     lines += write_cascade(
         arguments, read, measured, cost, recorded, num_classes)
   return lines
 
 
-def check_output(arguments, classifier_ids, num_classes):
-  """Checks what steps 5 to 7 need, before the work.
+def _note(text):
+  print(text, file=sys.stderr)
 
-  Returns `macs.NetworkCost`, and `dump_record.network_and_weights`.
+
+def choose_analyses(arguments, num_classifiers, num_classes):
+  """Leaves out, where they were not asked for, what these dumps cannot have."""
+  known = tuple(thresholds.METHODS)
+  if num_classifiers > thresholds.MOST_SEARCHED_CLASSIFIERS:
+    words = (f'{num_classifiers} classifiers: without pareto and risk, which '
+             'search the thresholds of three at most')
+    known = tuple(method for method in known
+                  if method not in ('pareto', 'risk'))
+    if arguments.method is None:
+      _note(words)
+    elif not set(arguments.method) <= set(known):
+      raise UserError(f'-method {",".join(arguments.method)}: {words}')
+  arguments.method = arguments.method or known
+  if arguments.metric is None:
+    arguments.metric = predictions.METRICS
+    if num_classes and num_classes <= shared_dumps.NUM_TOP:
+      arguments.metric = ('top1',)
+      _note(f'{num_classes} classes: without top-5, which is always right')
+
+
+def check_output(arguments, classifier_ids, num_classes, recorded):
+  """Checks what steps 5 to 7 need, before the work; `macs.NetworkCost`.
+
+  `recorded` is `shared_cascade_json.network_and_weights`.
   """
-  report.check_output_dir(arguments.output_dir)
-  figures.check_is_there()
+  report.make_output_dir(arguments.output_dir)
+  # Figures are files; the backend of a notebook may not be installed here.
+  os.environ['MPLBACKEND'] = 'agg'
+  figures.load_in_background()
   if len(classifier_ids) < 2:
     raise UserError(
         f'-softmax_dir_to_validate_against {arguments.softmax_dir}: holds '
         f'classifier {classifier_ids[0]} alone; a cascade takes two or more: '
         'dump the others (step 3)')
-  thresholds.check_methods(arguments.method, len(classifier_ids))
   cost = macs.network_cost(
       arguments.macs, arguments.softmax_dir, classifier_ids, num_classes)
-  recorded = dump_record.network_and_weights(
-      arguments.softmax_dir, classifier_ids)
   if arguments.cost:
     cost = cost._replace(
         time=macs.time_cost(arguments.cost, recorded, classifier_ids))
-  return cost, recorded
+  return cost
 
 
 def write_cascade(arguments, read, measured, cost, recorded, num_classes):
   """Fits, judges and writes (steps 5 to 7); returns the lines for stdout."""
-  of_split = {split: list(classifiers.values())
-              for split, classifiers in read.items()}
-  if num_classes is None:  # No class above the predicted ones is looked up.
-    num_classes = 1 + max(int(one.predicted.max())
-                          for ones in of_split.values() for one in ones)
+  classifiers = {split: list(of_split.values())
+                 for split, of_split in read.items()}
+  # Where it is not known, as many as are predicted.
+  num_classes = num_classes or 1 + max(
+      int(of_one.predicted.max())
+      for of_split in classifiers.values() for of_one in of_split)
 
   def analyse(count_unfilled_rows):
     division = analysis.divide(
-        of_split, arguments.fit_on, count_unfilled_rows)
+        classifiers, arguments.fit_on, count_unfilled_rows)
     return division, analysis.analyse(
-        of_split, division, arguments.metric, arguments.method,
-        arguments.epsilons, arguments.risk_delta, num_classes, cost)
+        classifiers, division, arguments.metric, arguments.method,
+        arguments.epsilons, arguments.risk_delta, arguments.risk_loss,
+        num_classes, cost)
 
   division, results = analyse(arguments.count_unfilled_rows)
   other_results = None
-  if any(one.num_unfilled for accuracies in measured.values()
-         for one in accuracies.values()):
+  if any(accuracy.num_unfilled for of_split in measured.values()
+         for accuracy in of_split.values()):
     _, other_results = analyse(not arguments.count_unfilled_rows)
   options = {name: value for name, value in vars(arguments).items()
              if name not in ('output_dir', 'epsilon_low', 'epsilon_high',
@@ -308,35 +359,15 @@ def write_cascade(arguments, read, measured, cost, recorded, num_classes):
   for name in ('softmax_dir', 'dataset_path', 'cost'):
     options[name] = options[name] and os.path.abspath(options[name])
   return report.write_results(
-      arguments.output_dir, options, of_split, measured, division, results,
+      arguments.output_dir, options, classifiers, measured, division, results,
       other_results, cost, recorded)
 
 
-def _print(lines):
-  text = ''.join(line + '\n' for line in lines)
-  # A folder's name may contain what the terminal cannot show.
-  encoding = sys.stdout.encoding or 'utf-8'
-  try:
-    sys.stdout.write(text.encode(encoding, 'backslashreplace').decode(encoding))
-    sys.stdout.flush()
-  except OSError as error:
-    # Otherwise Python tries again at exit, and prints many lines.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise UserError(f'standard output: cannot be written ({error.strerror})')
-
-
 def main(argv=None):
-  try:
-    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    _print(run(arguments))
-  except UserError as error:
-    sys.exit(f'analyze_imagenet_labels.py: {_one_line(error)}')
-  except KeyboardInterrupt:
-    print('analyze_imagenet_labels.py: interrupted', file=sys.stderr)
-    sys.exit(130)
+  lines = run(parse_arguments(sys.argv[1:] if argv is None else argv))
+  for line in lines:
+    shared_terminal.print_line(line)
 
 
 if __name__ == '__main__':
-  # Batch schedulers send it; unfinished files are removed, as with Ctrl-C.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  main()
+  sys.exit(shared_terminal.run_main(main))

@@ -29,8 +29,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 from cascade.top5 import top5_of_rows
-import dump_names
-from progress import Progress
+import shared_dumps
+from shared_terminal import Progress
 
 # ImageNet 2012, and the official network's outputs: 1000 and the background.
 NUM_TRAIN_IMAGES = 1281167
@@ -86,7 +86,7 @@ class Softmaxes:
 
   def __init__(self, split):
     self._split = split
-    self._seed = dump_names.SPLITS.index(split)
+    self._seed = shared_dumps.SPLITS.index(split)
     # Logits spread little at one end and much at the other: networks are sure
     # of some images and not of others.
     noise = np.exp(
@@ -140,18 +140,18 @@ def make_split(folder, split, num_images):
     return np.lib.format.open_memmap(
         os.path.join(folder, name), 'w+', dtype, shape)
 
-  labels = create(dump_names.labels_file_name(split), (num_images,), np.int32)
-  bounds = dump_names.part_bounds(split, num_images)
+  labels = create(shared_dumps.labels_file_name(split), (num_images,), np.int32)
+  bounds = shared_dumps.part_bounds(split, num_images)
   files = {}
   for k in CLASSIFIER_IDS:
     parts = [create(name, (stop - start, NUM_CLASSES), np.float32)
              for name, (start, stop) in zip(
-                 dump_names.probabilities_file_names(k, split), bounds)]
+                 shared_dumps.probabilities_file_names(k, split), bounds)]
     files[k] = (
         parts,
-        create(dump_names.top5_classes_file_name(k, split), (num_images, 5),
+        create(shared_dumps.top5_classes_file_name(k, split), (num_images, 5),
                np.int32),
-        create(dump_names.top5_probabilities_file_name(k, split),
+        create(shared_dumps.top5_probabilities_file_name(k, split),
                (num_images, 5), np.float32))
   softmaxes = Softmaxes(split)
   progress = Progress(f'making the {split} dumps', num_images, 'rows')
@@ -237,9 +237,13 @@ def run_cases(folder, checkouts, num_runs):
                      '-softmax_dir_to_validate_against', view]
           command += [option.replace('OUT', output) for option in case.options]
         if checkout is not None and '-cache' in case.options:
-          run_measured(command, output)  # The first run fills the cache.
+          run_measured(command, output)  # The first run writes top-5 files.
         measured.setdefault((case, checkout), []).append(
             run_measured(command, output))
+        for name in os.listdir(view):
+          path = os.path.join(view, name)
+          if not case.has_top5 and not os.path.islink(path):
+            os.remove(path)
   for options in {case.options for case in CASES}:
     results = {one.results for (case, checkout), ones in measured.items()
                if checkout is not None and

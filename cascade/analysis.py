@@ -10,9 +10,10 @@ from concurrent import futures
 
 import numpy as np
 
-from cascade import UserError, evaluation
+from cascade import evaluation
 from cascade.predictions import cascade_predictions, unfilled_rows
 from cascade.thresholds import METHODS, Fitting
+from cascade.shared import UserError
 
 # Of the permutation that halves the validation split.
 HALVES_SEED = 0
@@ -91,31 +92,31 @@ def _halves(rows):
 
 
 def analyse(predictions, division, metrics, methods, epsilon_percents,
-            risk_delta, num_classes, cost):
+            risk_delta, risk_loss, num_classes, cost):
   """Fits and judges the thresholds of all methods.
 
   Args:
     predictions: as for `divide`, in the cascade's order.
     division: `Division`.
-    metrics, methods: which of `predictions.METRICS` and `thresholds.METHODS`.
     epsilon_percents: accuracy that may be given up, in percent, ascending.
     risk_delta: how often `risk` may break its promise, a fraction.
-    num_classes: outputs of each classifier.
+    risk_loss: what it promises; of `evaluation.LOSSES`.
     cost: `macs.NetworkCost`.
 
   Returns:
     A dict from metric to `MetricResults`.
   """
   def analyse_metric(metric):
-    def of(images):
+    def predictions_of(images):
       return cascade_predictions(
           predictions[images.split], metric, images.rows)
 
     def fitting_on(images):
-      return Fitting(of(images), epsilon_percents, num_classes, cost,
-                     of(division.risk_calibration), risk_delta)
+      return Fitting(predictions_of(images), epsilon_percents, num_classes,
+                     cost, predictions_of(division.risk_calibration),
+                     risk_delta, risk_loss)
 
-    fitting, judge = fitting_on(division.fit), of(division.judge)
+    fitting, judge = fitting_on(division.fit), predictions_of(division.judge)
     points = {
         method: evaluation.points(
             metric, method, fitting.fit(method), judge, cost)
@@ -125,8 +126,8 @@ def analyse(predictions, division, metrics, methods, epsilon_percents,
       risk_fitting = fitting if division.risk_fit is division.fit else (
           fitting_on(division.risk_fit))
       points['risk'] = evaluation.points(
-          metric, 'risk', risk_fitting.fit('risk'), of(division.risk_judge),
-          cost)
+          metric, 'risk', risk_fitting.fit('risk'),
+          predictions_of(division.risk_judge), cost)
     return MetricResults(
         points,
         fitting.fit('ccst').thresholds if 'ccst' in methods else None,

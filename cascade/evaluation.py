@@ -22,8 +22,9 @@ NUM_SMOOTHED_BINS = 11
 class Outcomes(typing.NamedTuple):
   """What S settings of thresholds come to."""
   num_correct: np.ndarray     # int64 [S], images whose own exit is right.
-  num_lost: np.ndarray        # int64 [S], wrong here, right in the plain one.
+  num_lost: np.ndarray        # int64 [S], images that are a loss.
   exit_counts: np.ndarray     # int64 [S, classifiers], images leaving at each.
+  exit_correct: np.ndarray    # The same of images that are right there.
   macs_per_image: np.ndarray  # float64 [S], mean cumulative MACs.
 
 
@@ -57,21 +58,36 @@ class Point(typing.NamedTuple):
   # With -cost only, as measured for a batch that nobody leaves:
   ms_per_image: typing.Optional[float] = None
   speedup_by_time: typing.Optional[float] = None
+  exit_accuracies: tuple = ()  # Of the images that leave there; NaN of none.
 
 
-def evaluate(predictions, thresholds, exit_macs):
-  """Sends every image through the cascade.
+# What `-risk_loss` may count as a loss: from `predictions.CascadePredictions`
+# to bool [images] per classifier, whether leaving there is one.
+LOSSES = {
+    # Wrong there, and right in the plain network.
+    'wrong': lambda predictions: [
+        predictions.correct[-1] & ~correct for correct in predictions.correct],
+    # Of another class than the plain network says. Needs no labels.
+    'differs': lambda predictions: [
+        predicted != predictions.predicted[-1]
+        for predicted in predictions.predicted],
+}
+
+
+def evaluate(predictions, thresholds, exit_macs, is_lost=None):
+  """Sends every image through the cascade; `Outcomes`.
 
   Args:
     predictions: `predictions.CascadePredictions`.
     thresholds: float64 [S, T], or [S, T, classes] by predicted class.
     exit_macs: ints, cumulative MACs of leaving at each classifier.
+    is_lost: what one of `LOSSES` gives; by default 'wrong'.
   """
   num_classifiers, num_images = len(exit_macs), len(predictions.correct[0])
-  plain = predictions.correct[-1]
-  lost_if_leaving = [plain & ~correct for correct in predictions.correct]
-  num_correct, num_lost = np.zeros((2, len(thresholds)), np.int64)
-  exit_counts = np.zeros((len(thresholds), num_classifiers), np.int64)
+  is_lost = is_lost or LOSSES['wrong'](predictions)
+  num_lost = np.zeros(len(thresholds), np.int64)
+  exit_counts, exit_correct = np.zeros(
+      (2, len(thresholds), num_classifiers), np.int64)
   for setting, of_setting in enumerate(thresholds):
     remains = np.ones(num_images, bool)
     for m in range(num_classifiers):
@@ -82,11 +98,13 @@ def evaluate(predictions, thresholds, exit_macs):
           threshold = threshold[predictions.predicted[m]]  # [images]
         leaves = remains & (predictions.confidence[m] >= threshold)
         remains = remains & ~leaves
-        num_lost[setting] += np.count_nonzero(leaves & lost_if_leaving[m])
+        num_lost[setting] += np.count_nonzero(leaves & is_lost[m])
       exit_counts[setting, m] = np.count_nonzero(leaves)
-      num_correct[setting] += np.count_nonzero(leaves & predictions.correct[m])
+      exit_correct[setting, m] = np.count_nonzero(
+          leaves & predictions.correct[m])
   macs = exit_counts.dot(np.array(exit_macs, np.int64))
-  return Outcomes(num_correct, num_lost, exit_counts, macs / float(num_images))
+  return Outcomes(exit_correct.sum(axis=1), num_lost, exit_counts,
+                  exit_correct, macs / float(num_images))
 
 
 def wilson_interval(num_correct, num_images):
@@ -178,6 +196,8 @@ def points(metric, method, fitted, predictions, cost):
       outcomes.num_lost, num_gained, outcomes.num_correct, num_images)
   gmacs_low, gmacs_high = mean_cost_interval(
       outcomes.exit_counts, np.array(cost.exit_macs) / 1e9)
+  with np.errstate(invalid='ignore'):  # 0 / 0.
+    exit_accuracies = outcomes.exit_correct / outcomes.exit_counts.astype(float)
   per_class = (float('nan'),) * (len(predictions.correct) - 1)
   times = [{}] * len(fitted.thresholds)
   if cost.time:
@@ -204,6 +224,7 @@ def points(metric, method, fitted, predictions, cost):
       accuracy_drop_high=float(drop_high[i]),
       gmacs_low=float(gmacs_low[i]),
       gmacs_high=float(gmacs_high[i]),
+      exit_accuracies=tuple(exit_accuracies[i].tolist()),
       **times[i],
   ) for i, (setting, thresholds) in enumerate(
       zip(fitted.settings, fitted.thresholds))]

@@ -1,9 +1,9 @@
-"""The paper's figures, and the shares of the exits, as PNG and PDF.
+"""The paper's figures, and the shares of the exits, as PNG, PDF and SVG.
 
-Functions that draw return a `matplotlib.figure.Figure`, `save` writes one, and
-`write_figures` lists all. They need no display. Nothing in matplotlib's state
-or in the user's matplotlibrc changes what is drawn, and the same input gives
-the same bytes.
+Functions that draw return a `matplotlib.figure.Figure`, `save` writes one,
+`svg` makes it a part of a web page, and `write_figures` lists all. They need no
+display. Nothing in matplotlib's state or in the user's matplotlibrc changes
+what is drawn, and the same input gives the same bytes.
 
 Whatever differs in colour also differs in line, marker or lightness, for print
 in grey.
@@ -14,23 +14,26 @@ step 4, which draws nothing.
 
 import contextlib
 import importlib.util
+import io
 import math
 import os
+import re
 import threading
 import typing
 
 import numpy as np
 
-from cascade import UserError
 from cascade.evaluation import bin_edges
 from cascade.predictions import METRIC_TITLES
 from cascade.thresholds import METHODS, main_method, setting_label
+from cascade.shared import UserError
 
 PNG_DPI = 300
 
 # Inches. The width is that of the text on a one-column page. The legend lies
 # above the panels, where it hides no point.
 _WIDTH = 5.
+_LEFT_MARGIN = .72
 _RIGHT_MARGIN = .22
 _BOTTOM_MARGIN = .42
 _TEXT_ROW = .18
@@ -41,11 +44,8 @@ _LEGEND_COLUMNS = 3
 _STYLE = {
     'font.family': 'STIXGeneral',
     'font.size': 9,
+    'axes.titlesize': 'medium',
     'legend.fontsize': 8.5,
-    'axes.labelsize': 9,
-    'axes.titlesize': 9,
-    'xtick.labelsize': 8.5,
-    'ytick.labelsize': 8.5,
     'axes.linewidth': .6,
     'axes.axisbelow': True,
     'axes.grid': True,
@@ -57,13 +57,22 @@ _STYLE = {
     'pdf.fonttype': 42,
 }
 _ANNOTATION_SIZE = 7.5
+_MOST_MARKERS = 50  # Of a method.
 
-# Inches, for the text beside points, distance included: the height of a
-# classifier's name, the width of an epsilon, and the least distance of two
-# points with an epsilon.
-_NAME_HEIGHT = .2
-_EPSILON_WIDTH = .6
-_EPSILON_SPACING = .45
+# What differs in `svg`: a font as wide as those of browsers, larger for narrow
+# screens, with margins for it, relative to the figure.
+_WEB_FONT = 'DejaVu Sans'
+_WEB_TEXT_SCALE = 1.2
+_WEB_MARGINS = dict(left=.175, right=.95, bottom=.14, top=.93)
+
+# Inches. Of the text beside points, each letter and the line; from a point to
+# where its text may be, which is at the first place that hides no other point.
+_LETTER_WIDTH, _LINE_HEIGHT = .072, .15
+_NAME_PLACES = ((0, -.06), (0, .06), (.06, 0), (-.06, 0), (.06, -.06),
+                (-.06, .06), (.15, 0))
+_EPSILON_PLACES = tuple((sign * distance, -sign * 1.3 * distance)
+                        for distance in (.1, .2, .3) for sign in (-1, 1))
+_MOST_EPSILONS = 5
 
 # How the points of each method are drawn; the paper's are the most prominent.
 # A method of about 1000 points is a line without markers.
@@ -79,13 +88,23 @@ METHOD_LINES = {
     'pareto': dict(label='pareto, by search', color='#b2182b',
                    linewidth=.9, linestyle='--', zorder=6),
     'risk': dict(label='risk, with a guarantee', color='#7042aa',
-                 linewidth=.8, marker='v', markersize=3.2, zorder=5),
+                 linestyle='', marker='v', markersize=3.2, zorder=5),
+}
+
+# What they are compared with.
+_MARK = dict(color='k', markerfacecolor='w', linestyle='', zorder=7)
+_MARKS = {
+    'oracle': dict(marker='P', markersize=6),
+    'plain network': dict(marker='*', markersize=10),
+    'Bolukbasi et al. 2017': dict(marker='D', markersize=4),
+    'all at one classifier': dict(marker='x', markersize=4.5),
 }
 
 # A classifier has the same colour and line in all figures, by its number; from
 # the fourth on they repeat.
-CLASSIFIER_COLORS = ('#f0a848', '#c1503f', '#2b2f63')
-CLASSIFIER_LINES = (':', '--', '-')
+_CLASSIFIER_LINES = (dict(color='#f0a848', linestyle=':'),
+                     dict(color='#c1503f', linestyle='--'),
+                     dict(color='#2b2f63', linestyle='-'))
 
 # Top-5 accuracy and speedup of ResNet-50 with adaptive early exits, which the
 # paper compares with: Bolukbasi, Wang, Dekel & Saligrama, "Adaptive Neural
@@ -101,26 +120,22 @@ CONFIDENCE_LABELS = {
     'top5': 'Confidence (sum of top-5 softmaxes)'}
 
 
-def check_is_there():
-  """Raises a `UserError` if matplotlib is not installed."""
+def load_in_background():
+  """Starts importing matplotlib: half a second, while the dumps are read.
+
+  Raises:
+    UserError: it is not installed.
+  """
   if importlib.util.find_spec('matplotlib') is None:
     raise UserError('-output_dir: the figures need matplotlib, and this '
                     'Python does not have it; install it, or use the '
                     'environment that ./setup_env.sh analysis makes')
 
-
-def load_in_background():
-  """Starts importing matplotlib: half a second, while the dumps are read.
-
-  Whoever needs it sooner waits for it.
-  """
   def load():
-    try:
-      import matplotlib.backends.backend_agg
-      import matplotlib.backends.backend_pdf
-      import matplotlib.figure
-    except ImportError:  # `check_is_there` says so.
-      pass
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_pdf
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure
 
   threading.Thread(target=load).start()
 
@@ -129,27 +144,16 @@ def write_figures(folder, results, curves, classifier_ids, cost):
   """Draws and writes all figures; returns the names of the files.
 
   `accuracy_vs_macs_<metric>` are figures 4.d and 4.e of the paper, with -cost
-  `accuracy_vs_ms_<metric>` beside them, `confidence_clf` is 5.d, and
-  `exit_shares` shows where images leave. A new figure is a function that draws
-  it and a line here.
-
-  Args:
-    folder: an existing folder.
-    results: a dict from metric to `analysis.MetricResults`.
-    curves: a dict from metric to a dict from classifier to
-      `evaluation.ConfidenceCurve`.
-    classifier_ids: ints, ascending.
-    cost: `macs.NetworkCost`.
+  `accuracy_vs_ms_<metric>` beside them, and `confidence_clf` is 5.d. For
+  arguments see `report.write_results`, whose `curves` are [metric][classifier].
   """
   figures = {}
   for stem, axis in cost_axes(cost).items():
-    for metric, of_metric in results.items():
+    for metric, result in results.items():
       figures[f'{stem}_{metric}'] = accuracy_vs_cost(
-          metric, of_metric, classifier_ids, cost, axis)
+          metric, result, classifier_ids, cost, axis)
   figures['confidence_clf'] = confidence_clf(curves)
-  figures['exit_shares'] = exit_shares(
-      {metric: of_metric.points for metric, of_metric in results.items()},
-      classifier_ids, cost)
+  figures['exit_shares'] = exit_shares(results, classifier_ids, cost)
   return [name for stem, figure in figures.items()
           for name in save(folder, stem, figure)]
 
@@ -175,9 +179,51 @@ def save(folder, stem, figure):
   return names
 
 
+@_style()
+def svg(figure, title):
+  """A figure as an SVG element for a web page; `title` is its description.
+
+  Text is text, and the legend is left to the page. The line of a method has the
+  class line-METHOD. The area within the axes has the class `panel`, and
+  `data-limits` says what is at its left, right, lower and upper side.
+  """
+  import matplotlib
+  from matplotlib.text import Text
+  for legend in list(figure.legends):
+    legend.remove()
+  for text in figure.findobj(Text):
+    text.set_fontfamily(_WEB_FONT)
+    text.set_fontsize(_WEB_TEXT_SCALE * text.get_fontsize())
+  figure.subplots_adjust(**_WEB_MARGINS)
+  panel = figure.axes[0]
+  panel.patch.set_gid('panel')
+  stream = io.StringIO()
+  with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': title}):
+    figure.savefig(stream, format='svg')
+  box, content = re.search('<svg[^>]*(viewBox="[^"]*")[^>]*>(.*)</svg>',
+                           stream.getvalue(), re.DOTALL).groups()
+  for pattern, replacement in (
+      ('<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->', ''),
+      (r' id="[A-Za-z][\w.]*_\d{1,4}"', ''),  # Nothing refers to groups.
+      (r' id="(line-\w+|panel)"', r' class="\1"'),
+      (': ?(#[0-9a-f]{6})', lambda match: ':' + css_color(match.group(1))),
+      (r'(\.\d\d)\d+', r'\1'),
+      (r'\s+', ' ')):
+    content = re.sub(pattern, replacement, content, flags=re.DOTALL)
+  limits_text = ' '.join(
+      f'{limit:.9g}' for limit in panel.get_xlim() + panel.get_ylim())
+  return (f'<svg {box} role="img" aria-label="{title}" '
+          f'data-limits="{limits_text}">{content}</svg>')
+
+
+def css_color(color):
+  """'#0b2d5c' as CSS that a page may replace, by setting --0b2d5c."""
+  return f'var(--{color[1:]},{color})'
+
+
 class CostAxis(typing.NamedTuple):
   """What accuracy is drawn against, in the unit of the axis."""
-  label: str
+  unit: str
   field: str           # Of `evaluation.Point`.
   exit_costs: list     # Of leaving at each classifier.
   plain_cost: float
@@ -187,198 +233,176 @@ class CostAxis(typing.NamedTuple):
 def cost_axes(cost):
   """A dict from the begin of a figure's name to its `CostAxis`."""
   axes = {'accuracy_vs_macs': CostAxis(
-      'Cost (GMACs per image)', 'gmacs_per_image',
+      'GMACs', 'gmacs_per_image',
       [macs / 1e9 for macs in cost.exit_macs], cost.plain_macs / 1e9,
       cost.is_paper_network)}
   if cost.time:
     axes['accuracy_vs_ms'] = CostAxis(
-        'Cost (ms per image)', 'ms_per_image',
+        'ms', 'ms_per_image',
         [nanoseconds / 1e6 for nanoseconds in cost.time.exit_nanoseconds],
         cost.time.plain_nanoseconds / 1e6, False)
   return axes
 
 
 @_style()
-def accuracy_vs_cost(metric, of_metric, classifier_ids, cost, axis):
+def accuracy_vs_cost(metric, result, classifier_ids, cost, axis):
   """Accuracy of the cascade against its cost: figures 4.d and 4.e.
 
   A line connects the points of a method in their order.
   """
-  alone, plain, bound = reference_points(of_metric, cost, axis)
-  comparison = []
+  plain_accuracy = result.classifier_accuracies[-1]
+  series = [  # Other images may judge `risk`, so it is drawn by its drop.
+      ([(getattr(point, axis.field), plain_accuracy - point.accuracy_drop)
+        for point in result.points[method]],
+       dict(METHOD_LINES[method], gid=f'line-{method}', markevery=math.ceil(
+           len(result.points[method]) / _MOST_MARKERS)))
+      for method in METHODS if method in result.points]
+  alone = list(zip(axis.exit_costs, result.classifier_accuracies))
+  marks = {'oracle': [(np.dot(result.oracle.exit_shares, axis.exit_costs),
+                       result.oracle.accuracy)]}
+  # The last classifier is the plain network's, unless that one costs more.
+  has_plain = cost.exit_macs[-1] >= cost.plain_macs
+  if has_plain:
+    marks['plain network'] = [(axis.plain_cost, plain_accuracy)]
   if metric == 'top5' and axis.is_comparable:
-    comparison = [(axis.plain_cost / speedup, accuracy) for speedup, accuracy
-                  in zip(BOLUKBASI_SPEEDUP, BOLUKBASI_TOP5_ACCURACY)]
-  series = [
-      ([(getattr(point, axis.field), point.test_accuracy)
-        for point in of_metric.points[method]], METHOD_LINES[method])
-      for method in METHODS if method in of_metric.points]
-  for marks, label, marker, size, zorder in (
-      (comparison, 'Bolukbasi et al. 2017', 'D', 4, 7),
-      (plain, 'plain network', '*', 10, 8),
-      (bound, 'oracle', 'P', 6, 7),
-      (alone, 'all at one classifier', 'x', 4.5, 7)):
-    if marks:
-      series.append((marks, dict(
-          label=label, marker=marker, markersize=size, color='k',
-          markerfacecolor='w', linestyle='', zorder=zorder)))
+    marks['Bolukbasi et al. 2017'] = [
+        (axis.plain_cost / speedup, accuracy) for speedup, accuracy
+        in zip(BOLUKBASI_SPEEDUP, BOLUKBASI_TOP5_ACCURACY)]
+  marks['all at one classifier'] = alone[:-1] if has_plain else alone
+  series += [(points, dict(_MARK, label=label, **_MARKS[label]))
+             for label, points in marks.items()]
   figure, [[axes]] = _figure(
-      [2.5], 1, num_text_rows=math.ceil(len(series) / _LEGEND_COLUMNS))
-  for marks, style in series:
-    costs, accuracies = np.array(marks).T
-    axes.plot(costs, 100 * accuracies, **style)
+      [2.5], 1, math.ceil(len(series) / _LEGEND_COLUMNS))
+  for points, style in series:
+    axes.plot(*np.array(points).T * [[1], [100]], **style)
   # A classifier alone may be far from what the methods achieve with all.
-  costs, accuracies = np.concatenate([marks for marks, _ in series[:-1]]).T
-  axes.set_xlim(limits(costs, margin=.06, least_span=.01 * costs.max()))
-  axes.set_ylim(limits(100 * accuracies, margin=.12, least_span=1))
-  axes.set_xlabel(axis.label)
-  axes.set_ylabel(
-      f'{METRIC_TITLES[metric].capitalize()} accuracy of the cascade (%)')
-  for k, (exit_cost, accuracy) in zip(classifier_ids, alone):
-    if _inches_from_corner(axes, exit_cost, accuracy)[1] > _NAME_HEIGHT:
-      axes.annotate(classifier_name(k), (exit_cost, 100 * accuracy), (0, -5),
-                    textcoords='offset points', ha='center', va='top',
-                    size=_ANNOTATION_SIZE)
-  _annotate_epsilons(axes, of_metric.points.get('cst', []), axis.field)
+  costs, accuracies = np.concatenate([points for points, _ in series[:-1]]).T
+  axes.set_xlim(_limits(costs, .06, .01 * costs.max()))
+  axes.set_ylim(_limits(100 * accuracies, .12, 1))
+  axes.set_xlabel(f'Cost ({axis.unit} per image)')
+  axes.set_ylabel(f'{METRIC_TITLES[metric].capitalize()} accuracy (%)')
+  taken = [_inches(axes, line.get_xydata()) for line in axes.lines]
+  for k, point in zip(classifier_ids, alone):
+    _label(axes, taken, classifier_name(k), point, _NAME_PLACES)
+  num_epsilons = 0
+  for point in sorted(result.points.get('cst', []), key=lambda point: (
+      point.setting % 5 != 0, point.setting % 1 != 0, point.setting)):
+    if num_epsilons < _MOST_EPSILONS:
+      num_epsilons += _label(
+          axes, taken, f'ε = {point.setting:g} %',
+          (getattr(point, axis.field), plain_accuracy - point.accuracy_drop),
+          _EPSILON_PLACES,
+          arrowprops=dict(arrowstyle='-', linewidth=.5, shrinkA=0, shrinkB=0))
   figure.legend(loc='upper center', ncol=_LEGEND_COLUMNS)
   return figure
 
 
-def reference_points(of_metric, cost, axis):
-  """What the methods are compared with, on a `CostAxis`.
-
-  Returns lists of (cost, accuracy): all images at one classifier, for each of
-  them; the plain network, empty if it is not known; the oracle.
-  """
-  alone = list(zip(axis.exit_costs, of_metric.classifier_accuracies))
-  plain = []
-  # The last classifier is the plain network's, unless that one costs more.
-  if cost.exit_macs[-1] >= cost.plain_macs:
-    plain = [(axis.plain_cost, alone[-1][1])]
-  return alone, plain, [(np.dot(of_metric.oracle.exit_shares, axis.exit_costs),
-                         of_metric.oracle.accuracy)]
-
-
-def limits(values, margin, least_span):
-  """Limits of an axis with room for annotations and for the tick labels.
-
-  `margin` is relative to the span of the values; a span below `least_span`
-  would need longer tick labels.
-  """
+def _limits(values, margin, least_span):
+  """Limits of an axis; a span below `least_span` has too long tick labels."""
   low, high = values.min(), values.max()
   spare = max(margin * (high - low), (least_span - (high - low)) / 2)
   return low - spare, high + spare
 
 
-def _inches_from_corner(axes, cost, accuracy):
-  """A point's position from the lower left corner of `axes`; float64 [2]."""
-  pixels = axes.transData.transform((cost, 100 * accuracy))
-  return (pixels - axes.bbox.p0) / axes.figure.dpi
+def _inches(axes, points):
+  """Where points, float [..., 2] in the axes' units, are from its corner."""
+  return (axes.transData.transform(points) - axes.bbox.p0) / axes.figure.dpi
 
 
-def _annotate_epsilons(axes, points, cost_field):
-  """Writes epsilon beside points, round values first, none too close."""
-  annotated = []
-  for point in sorted(points, key=lambda point: (
-      point.setting % 5 != 0, point.setting % 1 != 0, point.setting)):
-    cost = getattr(point, cost_field)
-    place = _inches_from_corner(axes, cost, point.test_accuracy)
-    if place[0] < _EPSILON_WIDTH or any(
-        np.hypot(*(place - other)) < _EPSILON_SPACING for other in annotated):
-      continue
-    annotated.append(place)
-    axes.annotate(  # Up and to the left of the curve, which rises.
-        f'ε = {point.setting:g} %',
-        (cost, 100 * point.test_accuracy), (-7, 9),
-        textcoords='offset points', ha='right', va='bottom',
-        size=_ANNOTATION_SIZE, zorder=9,
-        bbox=dict(facecolor='w', edgecolor='none', alpha=.8, pad=.4),
-        arrowprops=dict(
-            arrowstyle='-', linewidth=.5, shrinkA=0, shrinkB=0,
-            relpos=(1, 0)))
+def _label(axes, taken, text, point, places, **options):
+  """Writes a text beside a point (cost, accuracy); returns whether it can.
+
+  `taken` is a list of float64 [points, 2], inches, which the text must not
+  hide. The text is added.
+  """
+  point = np.array(point) * [1, 100]
+  half = np.array([_LETTER_WIDTH * len(text), _LINE_HEIGHT]) / 2
+  size = axes.bbox.size / axes.figure.dpi
+  for place in places:
+    offset = place + np.sign(place) * half
+    middle = _inches(axes, point) + offset
+    distances = np.abs(np.concatenate(taken) - middle)
+    if (half < middle).all() and (middle < size - half).all() and not (
+        distances < half).all(axis=1).any():
+      taken.append(middle + half * [[x, y] for x in (-.9, 0, .9)
+                                    for y in (-.9, 0, .9)])
+      axes.annotate(text, point, 72 * offset, textcoords='offset points',
+                    ha='center', va='center', size=_ANNOTATION_SIZE, zorder=9,
+                    **options)
+      return True
+  return False
 
 
 @_style()
 def confidence_clf(curves):
-  """Softmax as a confidence measure: figure 5.d.
-
-  A column of panels for each metric: alpha of all classifiers, and for each
-  classifier the histogram of confidences.
-  """
+  """Softmax as a confidence measure: figure 5.d, a column for each metric."""
   classifier_ids = list(next(iter(curves.values())))
   edges = bin_edges()
   figure, panels = _figure(
-      [1.5] + [.45] * len(classifier_ids), len(curves), num_text_rows=2,
-      left_margin=.82)
-  for column, (metric, of_metric) in zip(panels.T, curves.items()):
+      [1.5] + [.45] * len(classifier_ids), len(curves),
+      1 + math.ceil(len(classifier_ids) / _LEGEND_COLUMNS))
+  for column, (metric, by_classifier) in zip(panels.T, curves.items()):
     column[0].set_title(METRIC_TITLES[metric].capitalize())
     column[0].set_xlim(0, 1)
     column[-1].set_xlabel(CONFIDENCE_LABELS[metric])
-    for panel, (k, curve) in zip(column[1:], of_metric.items()):
-      color = of_classifier(k, CLASSIFIER_COLORS)
-      column[0].plot(edges[:-1], 100 * curve.alpha_smoothed, color=color,
-                     linestyle=of_classifier(k, CLASSIFIER_LINES),
-                     linewidth=1.4)
+    for panel, (k, curve) in zip(column[1:], by_classifier.items()):
+      column[0].plot(edges[:-1], 100 * curve.alpha_smoothed, linewidth=1.4,
+                     **_CLASSIFIER_LINES[k % len(_CLASSIFIER_LINES)])
       # The outline of all bars: a patch for each would take a second.
       share = 100 * np.append(curve.share, curve.share[-1])
-      panel.fill_between(edges, share, _LEAST_SHARE, color=color,
-                         linewidth=0, step='post')
-  for panel, k in zip(panels[1:, 0], classifier_ids):
-    panel.set_ylabel(classifier_name(k))
+      panel.fill_between(edges, share, _LEAST_SHARE, linewidth=0, step='post',
+                         color=classifier_color(k))
+  for (panel, *_, last), k in zip(panels[1:, [0, -1]], classifier_ids):
+    last.text(1.02, .5, classifier_name(k), transform=last.transAxes,
+              rotation=-90, va='center')
     panel.set_yscale('log')
     panel.set_ylim(_LEAST_SHARE, 100)
     panel.set_yticks([.01, 1, 100])
     panel.set_yticklabels(['0.01', '1', '100'])
     panel.minorticks_off()
   lowest = min(np.fmin.reduce(curve.alpha_smoothed, initial=.9)
-               for of_metric in curves.values()
-               for curve in of_metric.values())
+               for by_classifier in curves.values()
+               for curve in by_classifier.values())
   panels[0, 0].set_ylim(10 * math.floor(10 * lowest), 101)
-  panels[0, 0].set_ylabel('Accuracy at this\nconfidence or above, α (%)')
-  middle = (panels[1, 0].get_position().y1 +
-            panels[-1, 0].get_position().y0) / 2
-  figure.text(.15 / _WIDTH, middle, 'Images per bin (%)', rotation=90,
-              ha='center', va='center')
-  figure.legend(panels[0, 0].lines,
-                [classifier_name(k) for k in classifier_ids],
+  panels[0, 0].set_ylabel('Accuracy α (%) at this\nconfidence or above')
+  panels[1 + len(classifier_ids) // 2, 0].set_ylabel('Images (%)')
+  figure.legend(panels[0, 0].lines, map(classifier_name, classifier_ids),
                 loc='upper center', ncol=_LEGEND_COLUMNS)
   return figure
 
 
 @_style()
-def exit_shares(points, classifier_ids, cost):
-  """Shares of the images that leave at each classifier, against the setting.
-
-  Shows the main method.
-  """
-  figure, panels = _figure([1.5], len(points), num_text_rows=2)
-  for panel, (metric, of_metric) in zip(panels[0], points.items()):
-    method = main_method(of_metric)
-    settings = [point.setting for point in of_metric[method]]
-    shares = [point.exit_shares for point in of_metric[method]]
+def exit_shares(results, classifier_ids, cost):
+  """Where images leave, against the setting of the main method."""
+  figure, panels = _figure(
+      [1.5], len(results), 1 + math.ceil(len(classifier_ids) / _LEGEND_COLUMNS))
+  for panel, (metric, result) in zip(panels[0], results.items()):
+    method = main_method(result.points)
+    settings = [point.setting for point in result.points[method]]
+    shares = [point.exit_shares for point in result.points[method]]
     if len(settings) == 1:  # A band: an area would have no width.
       panel.set_xticks(settings)
       settings = [settings[0] - .5, settings[0] + .5]
       shares = 2 * shares
     areas = panel.stackplot(
         settings, 100 * np.array(shares).T, edgecolor='w', linewidth=.6,
-        colors=[of_classifier(k, CLASSIFIER_COLORS) for k in classifier_ids])
+        colors=list(map(classifier_color, classifier_ids)))
     panel.set_title(METRIC_TITLES[metric].capitalize())
     panel.set_xlabel(setting_label(method, bool(cost.time)))
     panel.set_xlim(settings[0], settings[-1])
   panels[0, 0].set_ylim(0, 100)
   panels[0, 0].set_ylabel('Images (%)')
-  figure.legend(areas, ['leaving at ' + classifier_name(k)
-                        for k in classifier_ids],
-                loc='upper center', ncol=_LEGEND_COLUMNS)
+  figure.legend(
+      areas, [f'leaving at {classifier_name(k)}' for k in classifier_ids],
+      loc='upper center', ncol=_LEGEND_COLUMNS)
   return figure
 
 
-def _figure(panel_heights, num_columns, num_text_rows, left_margin=.62):
+def _figure(panel_heights, num_columns, num_text_rows):
   """An empty figure and its `Axes` [rows, columns].
 
-  Columns share the x-axis, rows the y-axis. `panel_heights` and `left_margin`
-  are in inches; `num_text_rows` are those of legend and title above the panels.
+  Columns share the x-axis, rows the y-axis. `panel_heights` are in inches;
+  `num_text_rows` are those of legend and title above the panels.
   """
   from matplotlib.figure import Figure
   gap = .15
@@ -386,19 +410,19 @@ def _figure(panel_heights, num_columns, num_text_rows, left_margin=.62):
   top_margin = .16 + _TEXT_ROW * num_text_rows
   height = _BOTTOM_MARGIN + panels_height + top_margin
   figure = Figure((_WIDTH, height))
+  figure.subplots_adjust(
+      left=_LEFT_MARGIN / _WIDTH, right=1 - _RIGHT_MARGIN / _WIDTH,
+      bottom=_BOTTOM_MARGIN / height, top=1 - top_margin / height,
+      hspace=gap / np.mean(panel_heights))
   panels = figure.subplots(
       len(panel_heights), num_columns, sharex='col', sharey='row',
-      squeeze=False, gridspec_kw=dict(
-          left=left_margin / _WIDTH, right=1 - _RIGHT_MARGIN / _WIDTH,
-          bottom=_BOTTOM_MARGIN / height, top=1 - top_margin / height,
-          hspace=gap / np.mean(panel_heights), height_ratios=panel_heights))
+      squeeze=False, gridspec_kw=dict(height_ratios=panel_heights))
   return figure, panels
 
 
 def classifier_name(classifier_id):
-  """The name that the paper's repository uses."""
   return f'clf{classifier_id}'
 
 
-def of_classifier(classifier_id, styles):
-  return styles[classifier_id % len(styles)]
+def classifier_color(classifier_id):
+  return _CLASSIFIER_LINES[classifier_id % len(_CLASSIFIER_LINES)]['color']

@@ -1,8 +1,8 @@
 """Writes `report.html`: the results on one page, with a slider.
 
-What it shows without script is made here, figures included; the script in
-`report_template.html` moves a point in them and shows the numbers of one row of
-`cascade.csv`. The page loads nothing from anywhere.
+What it shows without script is made here. The script in `report_template.html`
+marks a point in the figures and shows one row of `cascade.csv`. The page loads
+nothing from anywhere.
 """
 
 import html
@@ -12,15 +12,11 @@ import os
 import re
 import shlex
 
-import numpy as np
-
-from cascade import svg
-from cascade.figures import (
-    CLASSIFIER_COLORS, METHOD_LINES, classifier_name, of_classifier)
+from cascade import figures
+from cascade.figures import METHOD_LINES, classifier_color, classifier_name
 from cascade.predictions import METRIC_TITLES
 from cascade.thresholds import main_method, setting_label
-from cascade_results import EXIT_SHARE_COLUMN, THRESHOLD_COLUMN, TIME_COLUMNS
-from dump_record import CHECKPOINT_FIELDS, SHARED_FIELDS, WEIGHT_FIELDS
+from cascade.shared import shared_cascade_json, shared_results
 
 _TEMPLATE = os.path.join(os.path.dirname(__file__), 'report_template.html')
 
@@ -29,82 +25,90 @@ _PERCENT_COLUMNS = (
     'test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
     'accuracy_drop', 'accuracy_drop_low', 'accuracy_drop_high')
 
-# Decimal places. A setting of so many is found by --choose.
-_SETTING_PLACES = 10
-_THRESHOLD_PLACES = 10
-_PERCENT_PLACES = 2
-_SPEEDUP_PLACES = 3
-# Of costs, whose size differs from network to network.
-_COST_DIGITS = 5
-
 # The tables stand in for the slider, on paper and without script.
 _MOST_TABLE_ROWS = 25
+
+# For who has not read the paper; the README says it exactly.
+_METHOD_TEXTS = {
+    'cst': "the paper's: at each classifier the smallest threshold above which "
+           'its answers are right almost as often as they can be, but for ε.',
+    'global': 'one threshold for all classifiers.',
+    'ccst': 'the rule of cst, for each class that a classifier predicts.',
+    'budgeted': 'the shares of images that leave at the classifiers are given, '
+                'each q times the one before (MSDNet, Huang et al. 2018).',
+    'pareto': 'for each cost the most accurate of all combinations of '
+              'thresholds.',
+    'risk': 'the cheapest thresholds of pareto that lose at most ε, as a '
+            'statistical test says on images of its own.',
+}
+
+# Of the summary, what is said under 'Where this comes from'.
+_ORIGIN_FIELDS = (
+    'network', *shared_cascade_json.SHARED_FIELDS, 'exits', 'macs_source',
+    'ms_source', 'num_images', 'num_unfilled_rows', 'fitted_on', 'judged_on',
+    'risk', 'options', 'versions')
 
 
 def write(path, results_folder, summary, results, curves, qualities,
           classifier_ids, cost):
-  """Writes the page.
+  """Writes the page, from what `report.write_results` has.
 
-  Args:
-    path: of the file.
-    results_folder: of `cascade.csv`, for the command that the page shows.
-    summary: the content of `SUMMARY_JSON`.
-    results: a dict from metric to `analysis.MetricResults`.
-    curves, qualities: dicts from metric to a dict from classifier to
-      `evaluation.ConfidenceCurve` and `quality.ExitQuality`.
-    classifier_ids: ints, ascending.
-    cost: `macs.NetworkCost`.
+  `results_folder` is that of `cascade.csv`, for the command on the page.
   """
-  columns = _columns(classifier_ids, cost)
+  axes = figures.cost_axes(cost).values()
   methods = list(next(iter(results.values())).points)
-  rows = {}
-  for metric, of_metric in results.items():
-    rows[metric] = {method: _encoded(columns, points)
-                    for method, points in of_metric.points.items()}
-    if 'ccst' in methods:
-      rows[metric]['ccst'].update(
-          _encoded_classes(of_metric.ccst_thresholds, classifier_ids))
+  labels = {method: METHOD_LINES[method]['label'] for method in methods}
   data = {
       'classifiers': [classifier_name(k) for k in classifier_ids],
       'settings': {method: setting_label(method, bool(cost.time))
                    for method in methods},
-      'places': {column: places for column, places, _ in columns},
-      'rows': rows,
+      'plain': {metric: _percent(result.classifier_accuracies[-1])
+                for metric, result in results.items()},
+      'rows': {metric: {method: _columns(points, classifier_ids)
+                        for method, points in result.points.items()}
+               for metric, result in results.items()},
       **_command(summary, classifier_ids, results_folder),
   }
   parts = {
       'title': html.escape(f'Cascaded inference: {summary["network"]}'),
       'lead': html.escape(_lead(summary)),
-      'metrics': _inputs('radio', 'metric', METRIC_TITLES, results),
-      'methods': ''.join(
-          f'<option value={method}>{METHOD_LINES[method]["label"]}</option>'
-          for method in methods),
-      'shown': _inputs('checkbox', 'shown', {
-          method: _swatch(METHOD_LINES[method]['color']) +
-                  METHOD_LINES[method]['label']
-          for method in methods}, methods),
-      'figures': _by_metric(results, lambda metric, of_metric: (
-          svg.accuracy_vs_macs(metric, of_metric, classifier_ids, cost))),
-      'bar': ''.join(
-          f'<span style="background:{of_classifier(k, CLASSIFIER_COLORS)}">'
-          '</span>' for k in classifier_ids),
-      'shares': ''.join(
-          f'<li>{_swatch(of_classifier(k, CLASSIFIER_COLORS))}'
-          f'{classifier_name(k)} <span></span></li>'
-          for k in classifier_ids),
-      'tables': _by_metric(results, lambda metric, of_metric: _points_table(
-          metric, of_metric.points, classifier_ids, cost, columns)),
-      'confidence': _by_metric(curves, svg.alpha),
+      'metrics': _inputs('Accuracy', 'radio', 'metric', {
+          metric: METRIC_TITLES[metric] for metric in results}),
+      'costs': _inputs('Cost', 'radio', 'cost', {
+          axis.field: axis.unit for axis in axes}) if cost.time else '',
+      'methods': ''.join(f'<option value={method}>{labels[method]}</option>'
+                         for method in methods),
+      'shown': _inputs('Methods', 'checkbox', 'shown', {
+          method: _swatch(METHOD_LINES[method]['color']) + labels[method]
+          for method in methods}),
+      'words': ''.join(f'<dt>{method}</dt><dd>{_METHOD_TEXTS[method]}</dd>'
+                       for method in methods),
+      'figures': ''.join(
+          _part(figures.accuracy_vs_cost(metric, result, classifier_ids,
+                                         cost, axis),
+                f'{METRIC_TITLES[metric].capitalize()} accuracy of the cascade '
+                f'against its cost in {axis.unit}', metric, axis.field)
+          for axis in axes for metric, result in results.items()),
       'classifiers': ''.join(
-          f'<li>{_swatch(of_classifier(k, CLASSIFIER_COLORS))}'
-          f'{classifier_name(k)}</li>' for k in classifier_ids),
+          f'<li>{_swatch(classifier_color(k))}{classifier_name(k)} '
+          '<span></span></li>' for k in classifier_ids),
+      'bar': ''.join(_swatch(classifier_color(k)) for k in classifier_ids),
+      'tables': ''.join(
+          f'<div data-metric={metric}>' + _points_table(
+              metric, result.points, classifier_ids, cost) + '</div>'
+          for metric, result in results.items()),
+      'confidence': ''.join(
+          _part(figures.confidence_clf({metric: by_classifier}),
+                f'{METRIC_TITLES[metric].capitalize()} accuracy of the images '
+                'of at least a confidence', metric)
+          for metric, by_classifier in curves.items()),
       'quality': _quality_table(qualities),
       'origin': ''.join(
-          f'<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>'
-          for term, text in _origin(summary)),
+          f'<dt>{field}</dt>'
+          f'<dd>{html.escape(_listed(summary[field]))}</dd>'
+          for field in _ORIGIN_FIELDS if field in summary),
       # Nothing within may end the script element.
-      'data': json.dumps(data, separators=(',', ':'), allow_nan=False).replace(
-          '<', '\\u003c'),
+      'data': json.dumps(data).replace('<', '\\u003c'),
   }
   with open(_TEMPLATE, encoding='utf-8') as stream:
     template = stream.read()
@@ -114,89 +118,68 @@ def write(path, results_folder, summary, results, curves, qualities,
                         template))
 
 
-# ---- Data of the script -----------------------------------------------------
+# ---- Rows of cascade.csv ----------------------------------------------------
 
 
-def _columns(classifier_ids, cost):
-  """The columns shown: name, decimal places, and `Point` -> value."""
-  def percent(fraction):
-    # Rounded as a fraction: 0.78875 is 0.7887 in the terminal, so 78.87 here.
-    return 100 * round(fraction, _PERCENT_PLACES + 2)
+def _percent(fraction):
+  # Rounded as a fraction: 0.78875 is 0.7887 in the terminal, so 78.87 here.
+  return f'{100 * round(fraction, 4) + 0.:.2f}'  # No -0.00.
 
-  def of_field(field, places):
-    return field, places, lambda point: getattr(point, field)
 
-  columns = [of_field('setting', _SETTING_PLACES)]
-  columns += [
-      (THRESHOLD_COLUMN.format(k), _THRESHOLD_PLACES,
-       lambda point, m=m: point.thresholds[m])
-      for m, k in enumerate(classifier_ids[:-1])]
-  columns += [
-      (field, _PERCENT_PLACES,
-       lambda point, field=field: percent(getattr(point, field)))
-      for field in _PERCENT_COLUMNS]
-  columns += [
-      (EXIT_SHARE_COLUMN.format(k), _PERCENT_PLACES,
-       lambda point, m=m: percent(point.exit_shares[m]))
-      for m, k in enumerate(classifier_ids)]
-  columns += [
-      of_field('gmacs_per_image', _cost_places(cost.exit_macs[-1] / 1e9)),
-      of_field('speedup', _SPEEDUP_PLACES)]
+def _texts(point, classifier_ids):
+  """A row of `cascade.csv` as the page shows it: column -> text.
+
+  Fractions are in percent, 'nan' where they are not defined. A setting of ten
+  decimal places is found by --choose, and nine digits are all of a float32.
+  """
+  row = {'setting': f'{round(point.setting, 10):.12g}'}
+  for k, threshold in zip(classifier_ids[:-1], point.thresholds):
+    row[shared_results.THRESHOLD_COLUMN.format(k)] = f'{threshold:.9g}'
+  for column in _PERCENT_COLUMNS:
+    row[column] = _percent(getattr(point, column))
+  for k, share in zip(classifier_ids, point.exit_shares):
+    row[shared_results.EXIT_SHARE_COLUMN.format(k)] = _percent(share)
+  for k, accuracy in zip(classifier_ids, point.exit_accuracies):
+    row[shared_results.EXIT_ACCURACY_COLUMN.format(k)] = _percent(accuracy)
+  row['gmacs_per_image'] = f'{point.gmacs_per_image:#.5g}'
+  row['speedup'] = f'{point.speedup:.3f}'
+  if point.ms_per_image is not None:
+    row['ms_per_image'] = f'{point.ms_per_image:#.5g}'
+    row['speedup_by_time'] = f'{point.speedup_by_time:.3f}'
+  return row
+
+
+def _columns(points, classifier_ids):
+  """`_texts` of many points; a column is a text with blanks between."""
+  rows = [_texts(point, classifier_ids) for point in points]
+  return {column: ' '.join(row[column] for row in rows) for column in rows[0]}
+
+
+def _points_table(metric, points, classifier_ids, cost):
+  method = main_method(points)
+  points = points[method][::math.ceil(len(points[method]) / _MOST_TABLE_ROWS)]
+  columns = {'setting': setting_label(method, bool(cost.time)),
+             'test_accuracy': 'Accuracy (%)', 'accuracy_drop': 'Drop (points)',
+             'gmacs_per_image': 'GMACs', 'speedup': 'Speed-up'}
   if cost.time:
-    ms, speedup = TIME_COLUMNS
-    columns += [
-        of_field(ms, _cost_places(cost.time.exit_nanoseconds[-1] / 1e6)),
-        of_field(speedup, _SPEEDUP_PLACES)]
-  return columns
-
-
-def _cost_places(largest):
-  return max(0, _COST_DIGITS - math.ceil(math.log10(largest)))
-
-
-def _encoded(columns, points):
-  """The columns of one method, short enough for 1,000 settings.
-
-  Of each column the first value and then the steps from one to the next, in
-  units of the last decimal place: .9, .95 and .9 to two places are [90, 5, -5].
-  An infinite value is None and no step. Thresholds per class are left out.
-  """
-  encoded = {}
-  for column, places, value_of in columns:
-    values = [value_of(point) for point in points]
-    if not any(map(math.isnan, values)):
-      encoded[column] = _steps(values, places)
-  return encoded
-
-
-def _encoded_classes(thresholds, classifier_ids):
-  """What the page shows of thresholds [E, T, classes], as by `_encoded`.
-
-  The least and the largest finite one, and how many classes never leave.
-  """
-  encoded = {}
-  for m, k in enumerate(classifier_ids[:-1]):
-    column, of_classes = THRESHOLD_COLUMN.format(k), thresholds[:, m]
-    never = np.isinf(of_classes)
-    encoded.update({
-        f'{column}_low': _steps(of_classes.min(axis=1), _THRESHOLD_PLACES),
-        f'{column}_high': _steps(
-            np.where(never, of_classes.min(axis=1, keepdims=True), of_classes)
-            .max(axis=1), _THRESHOLD_PLACES),
-        f'{column}_never': _steps(never.sum(axis=1), 0)})
-  return encoded
-
-
-def _steps(values, places):
-  steps, last = [], 0
-  for value in values:
-    if math.isinf(value):
-      steps.append(None)
-    else:
-      scaled = round(float(value) * 10**places)
-      steps.append(scaled - last)
-      last = scaled
-  return steps
+    columns.update(ms_per_image='ms', speedup_by_time='Speed-up by time')
+  for k in classifier_ids:
+    columns[shared_results.EXIT_SHARE_COLUMN.format(k)] = (
+        f'% at {classifier_name(k)} (right)')
+  rows = []
+  for point in points:
+    texts = _texts(point, classifier_ids)
+    texts['setting'] = f'{point.setting:.6g}'
+    for column in ('test_accuracy', 'accuracy_drop'):
+      texts[column] += (
+          f' ({texts[column + "_low"]} to {texts[column + "_high"]})')
+    for k in classifier_ids:
+      right = texts[shared_results.EXIT_ACCURACY_COLUMN.format(k)]
+      if right != 'nan':
+        texts[shared_results.EXIT_SHARE_COLUMN.format(k)] += f' ({right})'
+    rows.append([texts[column] for column in columns])
+  return _table(f'{METRIC_TITLES[metric]}, {METHOD_LINES[method]["label"]}',
+                columns.values(), rows)
 
 
 def _command(summary, classifier_ids, results_folder):
@@ -205,15 +188,14 @@ def _command(summary, classifier_ids, results_folder):
   Returns a dict: 'command', and 'by_choice': whether --choose can be trusted to
   find the same weights; thresholds have to be given otherwise.
   """
-  exits = summary.get('exits', {})
-  known = all(field in summary for field in SHARED_FIELDS) and all(
-      field in exits.get(str(k), {}) for k in classifier_ids
-      for field in CHECKPOINT_FIELDS + WEIGHT_FIELDS)
+  exits = [summary.get('exits', {}).get(str(k), {}) for k in classifier_ids]
   words = ['python3', 'run_cascade.py']
+  known = all(field in of_exit for of_exit in exits
+              for field in shared_cascade_json.WEIGHT_FIELDS)
   if known:
-    trunk = exits[str(classifier_ids[-1])]['trunk_checkpoint']
-    heads = [exits[str(k)]['head_checkpoint'] for k in classifier_ids]
-    heads = [head for head in dict.fromkeys(heads) if head != trunk]
+    trunk = exits[-1]['trunk_checkpoint']
+    heads = dict.fromkeys(of_exit['head_checkpoint'] for of_exit in exits)
+    heads.pop(trunk, None)
     words += ['-rv', summary['resnet_version'], '-rs', summary['resnet_size'],
               '--image_size', summary['image_size'], '-pmcp', trunk]
     if heads:
@@ -227,7 +209,7 @@ def _command(summary, classifier_ids, results_folder):
           'by_choice': known}
 
 
-# ---- What needs no script ---------------------------------------------------
+# ---- Texts and tables -------------------------------------------------------
 
 
 def _lead(summary):
@@ -248,11 +230,16 @@ def _lead(summary):
         ' The method risk was calibrated on '
         f'{risk["num_calibrating"]:,} validation images and judged on '
         f'{risk["num_judged"]:,} others. With a probability of at least '
-        f'{1 - risk["delta"]:g}, its true accuracy is at most ε below the '
-        "plain network's, for one ε chosen beforehand.")
+        f'{1 - risk["delta"]:g}, ' + (
+            "its true accuracy is at most ε below the plain network's"
+            if risk['loss'] == 'wrong' else
+            "its class is not the plain network's in at most ε of all images"
+        ) +
+        ', for one ε chosen beforehand.')
     if others_than_risk and risk['num_judged'] != judged['num_images']:
       text += (' As half of the images judge it, compare its drop with those '
-               'of other methods, not its accuracy.')
+               'of other methods, not its accuracy; the figure shows it at the '
+               "plain network's accuracy minus its drop.")
   unfilled = [f'{count:,} {split}' for split, count in
               summary['num_unfilled_rows'].items() if count]
   if unfilled:
@@ -263,68 +250,34 @@ def _lead(summary):
   return text
 
 
-def _inputs(kind, name, labels, values):
+def _inputs(legend, kind, name, labels):
   """Radio buttons, the first one chosen, or checkboxes, all chosen."""
-  return ''.join(
-      f'<label><input type={kind} name={name} value={value} class=script hidden'
-      f'{" checked" if kind == "checkbox" or not i else ""}>'
-      f'{labels[value]}</label>' for i, value in enumerate(values))
+  inputs = ''
+  for value, label in labels.items():
+    checked = 'checked' if kind == 'checkbox' or not inputs else ''
+    inputs += (f'<label><input type={kind} name={name} value={value} '
+               f'class=script hidden {checked}>{label}</label>')
+  return f'<fieldset><legend>{legend}</legend>{inputs}</fieldset>'
 
 
 def _swatch(color):
-  return f'<i class=swatch style="background:{color}"></i>'
+  return f'<i class=swatch style="background:{figures.css_color(color)}"></i>'
 
 
-def _by_metric(of_metrics, draw):
-  """What `draw` makes of each metric; the page shows one of them."""
-  return ''.join(f'<div data-metric={metric}>{draw(metric, of_metric)}</div>'
-                 for metric, of_metric in of_metrics.items())
-
-
-def _points_table(metric, points, classifier_ids, cost, columns):
-  """Some points of the main method."""
-  method = main_method(points)
-  of_method = points[method]
-  of_method = of_method[::math.ceil(len(of_method) / _MOST_TABLE_ROWS)]
-  text_of = {
-      column: lambda point, places=places, value_of=value_of:
-      f'{round(value_of(point), places) + 0.:.{places}f}'  # No -0.00.
-      for column, places, value_of in columns}
-
-  def interval(column):
-    return lambda point: (
-        f'{text_of[column](point)} ({text_of[column + "_low"](point)} to '
-        f'{text_of[column + "_high"](point)})')
-
-  shown = [(setting_label(method, bool(cost.time)),
-            lambda point: f'{point.setting:.6g}'),
-           ('Accuracy (%)', interval('test_accuracy')),
-           ('Drop (points)', interval('accuracy_drop')),
-           ('GMACs', text_of['gmacs_per_image']),
-           ('Speed-up', text_of['speedup'])]
-  if cost.time:
-    ms, speedup = TIME_COLUMNS
-    shown += [('ms', text_of[ms]), ('Speed-up by time', text_of[speedup])]
-  shown += [(f'{classifier_name(k)} (%)', text_of[EXIT_SHARE_COLUMN.format(k)])
-            for k in classifier_ids]
-  return _table(
-      f'{METRIC_TITLES[metric]}, {METHOD_LINES[method]["label"]}',
-      [title for title, _ in shown],
-      [[text(point) for _, text in shown] for point in of_method])
+def _part(figure, title, metric, cost_field=None):
+  """A figure that the page shows when this metric and cost are chosen."""
+  cost = f' data-cost={cost_field}' if cost_field else ''
+  return f'<div data-metric={metric}{cost}>{figures.svg(figure, title)}</div>'
 
 
 def _quality_table(qualities):
   """`exit_quality.csv`, to four places; what is not defined is empty."""
-  rows = []
-  for metric, of_metric in qualities.items():
-    for k, quality in of_metric.items():
-      num_images, *fractions = quality
-      title = f'{METRIC_TITLES[metric]}, {classifier_name(k)}'
-      rows.append(
-          [title, f'{num_images:,}'] +
-          ['' if math.isnan(value) else f'{value:.4f}' for value in fractions])
   return _table('', ['Classifier', 'Images', 'Accuracy', 'AUROC', 'AURC',
-                     'Excess AURC', 'ECE', 'Lost'], rows)
+                     'Excess AURC', 'ECE', 'Lost'], [
+      [f'{METRIC_TITLES[metric]}, {classifier_name(k)}', f'{num_images:,}'] +
+      ['' if math.isnan(value) else f'{value:.4f}' for value in fractions]
+      for metric, by_classifier in qualities.items()
+      for k, (num_images, *fractions) in by_classifier.items()])
 
 
 def _table(caption, titles, rows):
@@ -338,29 +291,14 @@ def _table(caption, titles, rows):
           f'<tbody>{body}</tbody></table></div>')
 
 
-def _origin(summary):
-  """Where all comes from: pairs of a term and a text."""
-  def listed(fields):
-    return ', '.join(
-        f'{name.replace("_", " ")} ' +
-        ('/'.join(value) if isinstance(value, tuple) else str(value))
-        for name, value in fields.items()
-        if value is not None and value is not False)
-
-  yield 'Network', listed({'name': summary['network'], **{
-      field: summary[field] for field in SHARED_FIELDS if field in summary}})
-  for k, source in summary.get('exits', {}).items():
-    yield classifier_name(k), listed(source)
-  yield 'MACs', summary['macs_source']
-  if 'ms_source' in summary:
-    yield 'Time', listed(summary['ms_source'])
-  yield 'Images', listed(summary['num_images'])
-  yield 'Never filled', listed(summary['num_unfilled_rows'])
-  yield 'Fitted on', listed(summary['fitted_on'])
-  yield 'Judged on', listed(summary['judged_on'])
-  if 'risk' in summary:
-    yield 'risk', listed(summary['risk'])
-  epsilons = summary['options']['epsilons']
-  yield 'Options', listed({**summary['options'], 'epsilons': (
-      f'{len(epsilons):,} from {epsilons[0]:g} to {epsilons[-1]:g} %')})
-  yield 'Versions', listed(summary['versions'])
+def _listed(value):
+  """A field of the summary as a text."""
+  if isinstance(value, dict):
+    return ', '.join(f'{name.replace("_", " ")} {_listed(field)}'
+                     for name, field in value.items()
+                     if field is not None and field is not False)
+  if isinstance(value, (list, tuple)):
+    if len(value) > 10:  # Epsilons.
+      return f'{len(value):,} from {value[0]:g} to {value[-1]:g}'
+    return '/'.join(map(_listed, value))
+  return f'{value:g}' if isinstance(value, float) else str(value)

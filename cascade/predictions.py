@@ -1,23 +1,25 @@
 """What the classifiers of a cascade predict: how confident, and right?
 
 The confidence of a classifier on an image (paper, section 3) is its largest
-softmax for top-1, and the sum of its five largest for top-5.
+softmax for top-1, and the sum of its five largest for top-5, rounded to float32
+once. `Imagenet/cascade_graph.py` does the same: both must decide alike.
 """
 
 import typing
 
 import numpy as np
 
-from cascade import UserError, dumps
-from cascade_results import CONFIDENCE_TERMS
+from cascade import dumps
+from cascade.shared import UserError, shared_results
 
-METRICS = tuple(CONFIDENCE_TERMS)
+METRICS = tuple(shared_results.CONFIDENCE_TERMS)
 METRIC_TITLES = dict(zip(METRICS, ('top-1', 'top-5')))
 
 
 class ClassifierPredictions(typing.NamedTuple):
   """Of one classifier on one split, for both metrics."""
-  confidence: dict       # Metric -> float64 [images]; None if not read.
+  # Metric -> float64 [images], each a float32; None if not read.
+  confidence: dict
   correct: dict          # Metric -> bool [images].
   predicted: np.ndarray  # int32 [images], the top-1 class.
   unfilled: np.ndarray   # bool [images], rows that were never filled.
@@ -37,8 +39,9 @@ def classifier_predictions(top5, labels):
     # A softmax's maximum is positive, so 0 means the row was never written.
     unfilled = top5.probabilities[:, 0] == 0
     confidence = {
-        'top1': top5.probabilities[:, 0].astype(np.float64),
-        'top5': top5.probabilities.sum(axis=1, dtype=np.float64)}
+        metric: top5.probabilities[:, :num_terms].sum(
+            axis=1, dtype=np.float64).astype(np.float32).astype(np.float64)
+        for metric, num_terms in shared_results.CONFIDENCE_TERMS.items()}
   predicted = np.where(unfilled, 0, top5.classes[:, 0]).astype(np.int32)
   is_label = top5.classes == labels[:, np.newaxis]  # [images, 1 to 5]
   is_top1 = predicted == labels
@@ -90,7 +93,7 @@ class CascadePredictions:
   """What all classifiers of a cascade predict, on one split for one metric.
 
   Attributes, each a list with an array [images] per classifier:
-    confidence: float64.
+    confidence: float64, each a float32.
     correct: bool; the label is the top-1 class, or among the top-5.
     predicted: int32, the top-1 class, for both metrics.
   """

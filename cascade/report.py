@@ -1,7 +1,7 @@
 """Writes the results: CSV, NPZ and JSON files, and the tables for the terminal.
 
 Each file has one writer; a column of `cascade.csv` is a field of
-`evaluation.Point`, named in `cascade_results.POINT_COLUMNS`.
+`evaluation.Point`, named in `shared_results.POINT_COLUMNS`.
 """
 
 import contextlib
@@ -10,21 +10,16 @@ import functools
 import json
 import os
 import platform
-import shutil
 import tempfile
 
 import numpy as np
 
-from cascade import UserError, evaluation, figures, page, quality, risk
+from cascade import evaluation, figures, page, quality, risk
 from cascade.analysis import HALVES_SEED
 from cascade.predictions import (
     METRIC_TITLES, cascade_predictions, unfilled_rows)
 from cascade.thresholds import EPSILON_METHODS, main_method
-from cascade_results import (
-    CASCADE_CSV, CCST_NPZ, CCST_SETTINGS, EXIT_SHARE_COLUMN, KEY_COLUMNS,
-    LAST_COLUMNS, POINT_COLUMNS, SUMMARY_JSON, THRESHOLD_COLUMN,
-    TIME_COLUMNS)
-from files import UNFINISHED_SUFFIX
+from cascade.shared import shared_files, shared_results
 
 # Files that nobody else reads.
 CONFIDENCE_CSV = 'confidence.csv'
@@ -32,28 +27,25 @@ QUALITY_CSV = 'exit_quality.csv'
 REPORT_HTML = 'report.html'
 UNFILLED_CSV = 'unfilled_rows_effect.csv'
 
+# What only some options write.
+_OPTIONAL_FILES = {UNFILLED_CSV, shared_results.CCST_NPZ}.union(
+    f'accuracy_vs_{cost}_{metric}.{kind}' for cost in ('macs', 'ms')
+    for metric in METRIC_TITLES for kind in ('png', 'pdf'))
+
 # Numbers on which `UNFILLED_CSV` shows the effect of unfilled rows.
 _AFFECTED_COLUMNS = ('test_accuracy', 'gmacs_per_image', 'speedup')
 
 
-def check_output_dir(folder):
-  """Raises a `UserError`, before any work, if `folder` cannot be written."""
-  if os.path.exists(folder) and not os.path.isdir(folder):
-    raise UserError(f'-output_dir {folder}: is a file; name a folder')
-  needed = _folder_to_write(folder)
-  if not os.path.isdir(needed):
-    raise UserError(
-        f'-output_dir {folder}: {needed} is not there; make it first')
-  if not os.access(needed, os.W_OK | os.X_OK):
-    raise UserError(f'-output_dir {folder}: {needed} cannot be written; name '
-                    'another folder')
+def make_output_dir(folder):
+  """Makes the folder; a `UserError`, before any work, if it is not writable."""
+  with _explained(folder):
+    os.makedirs(folder, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
-def _folder_to_write(folder):
-  """`folder` itself, which may be a disk of its own, or else its parent."""
-  if os.path.isdir(folder):
-    return folder
-  return os.path.dirname(os.path.abspath(folder))
+def _explained(folder):
+  return shared_files.explain_error(
+      f'-output_dir {folder}', 'free space or name another folder')
 
 
 @contextlib.contextmanager
@@ -61,28 +53,19 @@ def output_files(folder):
   """Yields a temporary folder; its files move to `folder` when all are written.
 
   If the block raises, nothing is moved and nothing is left behind. Files of
-  the same names in `folder` are replaced, others stay.
+  the same names in `folder` are replaced, and those of an earlier run with
+  other options are removed; others stay.
   """
-  temporary = None
-  try:
-    temporary = tempfile.mkdtemp(
-        prefix=f'.{os.path.basename(os.path.abspath(folder))}.',
-        suffix=UNFINISHED_SUFFIX, dir=_folder_to_write(folder))
+  with _explained(folder), tempfile.TemporaryDirectory(
+      prefix='.', suffix=shared_files.UNFINISHED_SUFFIX,
+      dir=folder) as temporary:
     yield temporary
-    os.makedirs(folder, exist_ok=True)
-    names = os.listdir(temporary)
-    for name in names:
-      if os.path.isdir(os.path.join(folder, name)):
-        raise UserError(f'-output_dir {folder}: holds a folder named {name}; '
-                        'move it or name another folder')
-    for name in names:
+    written = os.listdir(temporary)
+    for name in written:
       os.replace(os.path.join(temporary, name), os.path.join(folder, name))
-  except OSError as error:
-    raise UserError(f'-output_dir {folder}: cannot be written '
-                    f'({error.strerror or error})')
-  finally:
-    if temporary is not None:
-      shutil.rmtree(temporary, ignore_errors=True)
+    for name in _OPTIONAL_FILES.difference(written):
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, name))
 
 
 def write_results(folder, options, predictions, measured, division, results,
@@ -101,39 +84,41 @@ def write_results(folder, options, predictions, measured, division, results,
     other_results: the same with the opposite treatment of rows that were never
       filled, or None if there are none.
     cost: `macs.NetworkCost`.
-    recorded: `dump_record.network_and_weights` of the dumps.
+    recorded: `shared_cascade_json.network_and_weights` of the dumps.
   """
   classifier_ids = list(measured['validation'])
   areas = {
       metric: {
           method: evaluation.area_under_curve(
-              points, of_metric.classifier_accuracies, cost)
+              points, result.classifier_accuracies, cost)
           # `risk` may be judged on other images than the ends of the line.
-          for method, points in of_metric.points.items() if method != 'risk'}
-      for metric, of_metric in results.items()}
+          for method, points in result.points.items() if method != 'risk'}
+      for metric, result in results.items()}
   curves, qualities = _confidences(
       predictions['validation'], classifier_ids, results)
   summary = summary_of(options, predictions, measured, division, results, areas,
                        cost, recorded)
   with output_files(folder) as temporary:
     path = functools.partial(os.path.join, temporary)
-    write_cascade_csv(path(CASCADE_CSV), results, classifier_ids, cost)
+    write_cascade_csv(path(shared_results.CASCADE_CSV), results, classifier_ids,
+                      cost)
     if 'ccst' in options['method']:
-      write_ccst_npz(path(CCST_NPZ), results, options['epsilons'],
-                     classifier_ids)
+      write_ccst_npz(path(shared_results.CCST_NPZ), results,
+                     options['epsilons'], classifier_ids)
     if other_results is not None:
       write_unfilled_csv(path(UNFILLED_CSV), results, other_results,
                          options['count_unfilled_rows'])
     write_confidence_csv(path(CONFIDENCE_CSV), curves)
     write_quality_csv(path(QUALITY_CSV), qualities)
     figures.write_figures(temporary, results, curves, classifier_ids, cost)
-    write_summary(path(SUMMARY_JSON), summary)
+    write_summary(path(shared_results.SUMMARY_JSON), summary)
     page.write(path(REPORT_HTML), folder, summary, results, curves, qualities,
                classifier_ids, cost)
     names = sorted(os.listdir(temporary))
   lines = table_lines(results, areas, division, cost)
   if 'risk' in options['method']:
-    lines += risk_lines(division, options['risk_delta'])
+    lines += risk_lines(
+        division, options['risk_delta'], options['risk_loss'])
   lines += ['', f'MACs: {cost.source}']
   if cost.time:
     lines.append(f'Time: {cost.time.file}, batches of {cost.time.batch_size} '
@@ -150,19 +135,19 @@ def _confidences(classifiers, classifier_ids, metrics):
   filled = ~unfilled_rows(classifiers)
   curves, qualities = {}, {}
   for metric in metrics:
-    of_metric = cascade_predictions(classifiers, metric, filled)
+    predictions = cascade_predictions(classifiers, metric, filled)
     curves[metric] = {
         k: evaluation.confidence_curve(confidence, correct)
         for k, confidence, correct in zip(
-            classifier_ids, of_metric.confidence, of_metric.correct)}
+            classifier_ids, predictions.confidence, predictions.correct)}
     qualities[metric] = dict(
-        zip(classifier_ids, quality.exit_qualities(of_metric)))
+        zip(classifier_ids, quality.exit_qualities(predictions)))
   return curves, qualities
 
 
 def summary_of(
     options, predictions, measured, division, results, areas, cost, recorded):
-  """The content of `SUMMARY_JSON`: the record of the run."""
+  """The content of `shared_results.SUMMARY_JSON`: the record of the run."""
   import matplotlib  # Not before it is needed, as in `figures`.
   summary = {
       'format_version': 1,
@@ -187,15 +172,15 @@ def summary_of(
                                cost.exit_macs)),
       'macs_of_plain_network': cost.plain_macs,
       'judged_classifier_accuracy': {
-          metric: of_metric.classifier_accuracies
-          for metric, of_metric in results.items()},
+          metric: result.classifier_accuracies
+          for metric, result in results.items()},
       'oracle': {
-          metric: _oracle_fields(of_metric.oracle, cost)
-          for metric, of_metric in results.items()},
+          metric: _oracle_fields(result.oracle, cost)
+          for metric, result in results.items()},
       'num_points': {
           metric: {method: len(points)
-                   for method, points in of_metric.points.items()}
-          for metric, of_metric in results.items()},
+                   for method, points in result.points.items()}
+          for metric, result in results.items()},
       'area_under_accuracy_macs': areas,
       'versions': {'python': platform.python_version(),
                    'numpy': np.__version__,
@@ -204,7 +189,8 @@ def summary_of(
   }
   if 'risk' in options['method']:
     summary['risk'] = {
-        'delta': options['risk_delta'], 'halves_seed': HALVES_SEED,
+        'delta': options['risk_delta'], 'loss': options['risk_loss'],
+        'halves_seed': HALVES_SEED,
         'num_fitted': division.risk_fit.num_images,
         'num_calibrating': division.risk_calibration.num_images,
         'num_judged': division.risk_judge.num_images}
@@ -232,20 +218,25 @@ def write_summary(path, summary):
 
 
 def write_cascade_csv(path, results, classifier_ids, cost):
-  """Writes `CASCADE_CSV`: a row per point."""
-  end_columns = (list(TIME_COLUMNS) if cost.time else []) + list(LAST_COLUMNS)
+  columns = shared_results.POINT_COLUMNS
+  later_columns = shared_results.DROP_COLUMNS + (
+      shared_results.COST_INTERVAL_COLUMNS)
+  if cost.time:
+    later_columns = shared_results.TIME_COLUMNS + later_columns
+  thresholds = [shared_results.THRESHOLD_COLUMN.format(k)
+                for k in classifier_ids[:-1]]
+  shares, accuracies = [[column.format(k) for k in classifier_ids]
+                        for column in (shared_results.EXIT_SHARE_COLUMN,
+                                       shared_results.EXIT_ACCURACY_COLUMN)]
   _write_csv(
-      path,
-      list(KEY_COLUMNS) +
-      [THRESHOLD_COLUMN.format(k) for k in classifier_ids[:-1]] +
-      list(POINT_COLUMNS) +
-      [EXIT_SHARE_COLUMN.format(k) for k in classifier_ids] + end_columns,
+      path, [*shared_results.KEY_COLUMNS, *thresholds, *columns, *shares,
+             *later_columns, *accuracies],
       ([point.metric, point.method, point.setting, *point.thresholds,
-        *(getattr(point, column) for column in POINT_COLUMNS),
-        *point.exit_shares,
-        *(getattr(point, column) for column in end_columns)]
-       for of_metric in results.values()
-       for points in of_metric.points.values() for point in points))
+        *(getattr(point, column) for column in columns), *point.exit_shares,
+        *(getattr(point, column) for column in later_columns),
+        *point.exit_accuracies]
+       for result in results.values()
+       for points in result.points.values() for point in points))
 
 
 def write_unfilled_csv(path, results, other_results, count_unfilled_rows):
@@ -263,36 +254,34 @@ def write_unfilled_csv(path, results, other_results, count_unfilled_rows):
       [f'{column}_{treatment}' for column in _AFFECTED_COLUMNS
        for treatment in ('left_out', 'counted')],
       ([metric, method, point.setting] +
-       [getattr(one, column) for column in _AFFECTED_COLUMNS
-        for one in (point, other)]
-       for metric, of_metric in left_out.items()
-       for method, points in of_metric.points.items()
+       [getattr(treated, column) for column in _AFFECTED_COLUMNS
+        for treated in (point, other)]
+       for metric, result in left_out.items()
+       for method, points in result.points.items()
        # Costs of `pareto` differ, and so do the images that judge `risk`.
        if method not in ('pareto', 'risk')
        for point, other in zip(points, counted[metric].points[method])))
 
 
 def write_confidence_csv(path, curves):
-  """Writes `CONFIDENCE_CSV`: a row per bin of each `ConfidenceCurve`."""
   edges = evaluation.bin_edges().tolist()
   _write_csv(
       path,
       ('metric', 'classifier', 'confidence_low', 'confidence_high') +
       evaluation.ConfidenceCurve._fields,
       ((metric, classifier) + row
-       for metric, of_metric in curves.items()
-       for classifier, curve in of_metric.items()
+       for metric, by_classifier in curves.items()
+       for classifier, curve in by_classifier.items()
        for row in zip(edges[:-1], edges[1:],
                       *[column.tolist() for column in curve])))
 
 
 def write_quality_csv(path, qualities):
-  """Writes `QUALITY_CSV`: a row per classifier and metric."""
   _write_csv(
       path, ('metric', 'classifier') + quality.ExitQuality._fields,
-      ((metric, classifier) + one
-       for metric, of_metric in qualities.items()
-       for classifier, one in of_metric.items()))
+      ((metric, classifier) + of_classifier
+       for metric, by_classifier in qualities.items()
+       for classifier, of_classifier in by_classifier.items()))
 
 
 def _write_csv(path, header, rows):
@@ -310,11 +299,11 @@ def _write_csv(path, header, rows):
 
 
 def write_ccst_npz(path, results, epsilon_percents, classifier_ids):
-  """Writes `CCST_NPZ`: `top1`, `top5` float64 [E, T, classes]."""
-  arrays = {metric: of_metric.ccst_thresholds
-            for metric, of_metric in results.items()}
+  """Writes `shared_results.CCST_NPZ`: each metric's [E, T, classes]."""
+  arrays = {metric: result.ccst_thresholds
+            for metric, result in results.items()}
   np.savez(path, **{
-      CCST_SETTINGS: np.array(epsilon_percents, np.float64),
+      shared_results.CCST_SETTINGS: np.array(epsilon_percents, np.float64),
       'classifiers': np.array(classifier_ids[:-1]), **arrays})
 
 
@@ -334,8 +323,7 @@ def table_lines(results, areas, division, cost):
     header = ''.join(
         f'{title:>10}{"speedup":>9}{time_titles}' for title in titles)
     lines += ['', f'{method:<8}{header}']
-    for row in zip(*[of_metric.points[method]
-                     for of_metric in results.values()]):
+    for row in zip(*[result.points[method] for result in results.values()]):
       lines.append(f'{row[0].setting:6.4g} %' + ''.join(
           f'{point.test_accuracy:10.4f}{point.speedup:9.3f}' + (
               f'{point.ms_per_image:9.4g}{point.speedup_by_time:9.3f}'
@@ -353,16 +341,12 @@ def table_lines(results, areas, division, cost):
   return lines
 
 
-def risk_lines(division, delta):
+def risk_lines(division, delta, loss):
   """What `risk` promises, for the terminal."""
   num_images = division.risk_calibration.num_images
-  lines = ['', f'risk: calibrated on {num_images:,} validation images, judged '
-           f'on {division.risk_judge.num_images:,} others; delta {delta:g}']
-  least = risk.least_promise(num_images, delta)
-  if least < 1:
-    lines.append(f'{num_images:,} images can promise nothing below an epsilon '
-                 f'of {100 * least:.2g} %; there, no image leaves early')
-  else:
-    lines.append(f'{num_images:,} images can promise nothing at this delta; '
-                 'below an epsilon of 100 %, no image leaves early')
-  return lines
+  title = 'risk' if loss == 'wrong' else f'risk ({loss})'
+  least = float(f'{100 * risk.least_promise(num_images, delta):.2g}')
+  return ['', f'{title}: calibrated on {num_images:,} validation images, '
+          f'judged on {division.risk_judge.num_images:,} others; delta '
+          f'{delta:g}', f'{num_images:,} images can promise nothing below an '
+          f'epsilon of {least:g} %; there, no image leaves early']

@@ -1,10 +1,11 @@
 """Thresholds that keep a promise: risk control by fixed-sequence testing.
 
-The accuracy drop is at most epsilon with a probability of at least 1 - delta,
-over the draw of the calibration images. "Learn then test" with a fixed sequence
-(Angelopoulos et al. 2021, arXiv 2110.01052; for early exits Jazbec et al. 2024,
-arXiv 2405.20915). The promise holds for images from the same distribution as
-the calibration images, and for a single epsilon chosen beforehand.
+The mean loss, and so the drop in accuracy, is at most epsilon with a
+probability of at least 1 - delta, over the draw of the calibration images.
+"Learn then test" with a fixed sequence (Angelopoulos et al. 2021, arXiv
+2110.01052; for early exits Jazbec et al. 2024, arXiv 2405.20915). The promise
+holds for images from the same distribution as the calibration images, and for a
+single epsilon chosen beforehand.
 """
 
 import functools
@@ -16,16 +17,14 @@ from cascade import evaluation
 from cascade.predictions import CascadePredictions
 
 
-def calibrate(sequence, predictions, epsilon_fractions, delta):
+def calibrate(sequence, predictions, epsilon_fractions, delta, loss='wrong'):
   """The cheapest thresholds of a sequence that pass the test.
 
-  The loss of an image is 1 where the cascade is wrong and the plain network
-  right, else 0; its mean is at least the drop in accuracy. Thresholds are
-  tested from the most expensive to the cheapest; testing stops at the first
-  failure. They fail if, at a mean loss of epsilon, this few losses or fewer
-  would have a probability above delta. As the sequence is fixed before any
-  calibration image is seen, the chance of an error in any of the tests is at
-  most delta.
+  The loss of an image is 0 or 1. Thresholds are tested from the most expensive
+  to the cheapest; testing stops at the first failure. They fail if, at a mean
+  loss of epsilon, this few losses or fewer would have a probability above
+  delta. As the sequence is fixed before any calibration image is seen, the
+  chance of an error in any of the tests is at most delta.
 
   For example, 1000 images may have 13 losses at an epsilon of 2 % and a delta
   of 0.1: P(Binomial(1000, 2 %) <= 13) is 0.064, and for 14 it is 0.103.
@@ -36,6 +35,7 @@ def calibrate(sequence, predictions, epsilon_fractions, delta):
     predictions: `predictions.CascadePredictions` of the calibration images.
     epsilon_fractions: [E], ascending.
     delta: in [0, 1). At 0, nothing passes unless epsilon is 1.
+    loss: of `evaluation.LOSSES`.
 
   Returns:
     float64 [E, T]; infinite, so that no image leaves, where nothing passes.
@@ -45,13 +45,15 @@ def calibrate(sequence, predictions, epsilon_fractions, delta):
   no_exit = np.full((1, num_thresholds), np.inf)
   candidates = np.concatenate([no_exit, sequence[::-1]])
   num_lost = np.zeros(len(candidates), np.int64)
-  # Other images are lost by no thresholds.
-  rows = predictions.correct[-1] & ~np.all(predictions.correct[:-1], axis=0)
+  is_lost = evaluation.LOSSES[loss](predictions)
+  rows = np.any(is_lost[:-1], axis=0)  # No thresholds lose others.
   if rows.any():
     num_lost = evaluation.evaluate(
-        CascadePredictions([one[rows] for one in predictions.confidence],
-                           [one[rows] for one in predictions.correct], None),
-        candidates, [0] * (num_thresholds + 1)).num_lost
+        CascadePredictions([array[rows] for array in predictions.confidence],
+                           [array[rows] for array in predictions.correct],
+                           None),
+        candidates, [0] * (num_thresholds + 1),
+        [array[rows] for array in is_lost]).num_lost
   log_delta = math.log(delta) if delta else -math.inf
   passed = 0  # What passes for an epsilon passes for a larger one.
   chosen = []

@@ -3,7 +3,8 @@
 An image leaves at the first classifier m whose confidence is at least threshold
 m; the last classifier accepts everything. For S settings of a method and T
 classifiers before the last, thresholds are float64 [S, T]; those per predicted
-class are [S, T, classes]. At a threshold of infinity no image leaves.
+class are [S, T, classes]. At a threshold of infinity no image leaves. Each is a
+float32, as confidences are, so that the network decides as the analysis did.
 
 Throughout, `predictions` are the `predictions.CascadePredictions` of the
 fitting split, `epsilon_fractions` [E] is the accuracy that may be given up, and
@@ -18,7 +19,7 @@ import typing
 
 import numpy as np
 
-from cascade import UserError, risk
+from cascade import risk
 
 # Accuracies are rounded quotients of whole numbers. Two that are equal in exact
 # arithmetic, such as 9/10 - 5 % and 17/20, may differ by this much.
@@ -36,7 +37,7 @@ BUDGET_STEPS_PER_UNIT = 20
 _NUM_QUANTILES = 300
 _NUM_COSTS = 101
 # More have too many combinations of thresholds.
-_MOST_CLASSIFIERS = 3
+MOST_SEARCHED_CLASSIFIERS = 3
 
 
 # ---- The paper's thresholds -------------------------------------------------
@@ -125,13 +126,13 @@ def ccst(predictions, epsilon_fractions, num_classes):
 
 def common(num_classifiers):
   """One threshold for all classifiers, from 0 to 1; float64 [1000, T]."""
-  values = np.linspace(0, 1, NUM_COMMON_THRESHOLDS)
+  values = common_settings().astype(np.float32).astype(np.float64)
   return np.repeat(values[:, np.newaxis], num_classifiers - 1, axis=1)
 
 
-def budget_ratios():
-  """q of each setting of `budgeted`; float64 [39]."""
-  return np.array(BUDGET_STEPS) / float(BUDGET_STEPS_PER_UNIT)
+def common_settings():
+  """The same as people name them; float64 [1000]."""
+  return np.linspace(0, 1, NUM_COMMON_THRESHOLDS)
 
 
 def budgeted(predictions):
@@ -299,7 +300,7 @@ class Fitting:
   """
 
   def __init__(self, predictions, epsilon_percents, num_classes, cost,
-               calibration=None, risk_delta=None):
+               calibration=None, risk_delta=None, risk_loss='wrong'):
     self.predictions = predictions
     self.epsilon_percents = epsilon_percents
     self.epsilon_fractions = np.array(epsilon_percents) / 100.
@@ -307,6 +308,7 @@ class Fitting:
     self.cost = cost  # `macs.NetworkCost`.
     self.calibration = calibration
     self.risk_delta = risk_delta
+    self.risk_loss = risk_loss
     self._fitted = {}
 
   def fit(self, method):
@@ -314,25 +316,6 @@ class Fitting:
     if method not in self._fitted:
       self._fitted[method] = METHODS[method].fit(self)
     return self._fitted[method]
-
-
-def _fit_cst(fitting):
-  return Fitted(fitting.epsilon_percents,
-                cst(fitting.predictions, fitting.epsilon_fractions))
-
-
-def _fit_global(fitting):
-  thresholds = common(len(fitting.predictions.confidence))
-  return Fitted(thresholds[:, 0], thresholds)
-
-
-def _fit_ccst(fitting):
-  return Fitted(fitting.epsilon_percents, ccst(
-      fitting.predictions, fitting.epsilon_fractions, fitting.num_classes))
-
-
-def _fit_budgeted(fitting):
-  return Fitted(budget_ratios(), budgeted(fitting.predictions))
 
 
 def _fit_pareto(fitting):
@@ -353,7 +336,7 @@ def _fit_risk(fitting):
     sequence = fitting.fit('pareto').thresholds
   return Fitted(fitting.epsilon_percents, risk.calibrate(
       sequence, fitting.calibration, fitting.epsilon_fractions,
-      fitting.risk_delta))
+      fitting.risk_delta, fitting.risk_loss))
 
 
 class Method(typing.NamedTuple):
@@ -365,10 +348,18 @@ EPSILON_SETTING = 'Accuracy given up, ε (%)'
 
 # In the order of tables and figures; the paper's comes first.
 METHODS = {
-    'cst': Method(EPSILON_SETTING, _fit_cst),
-    'global': Method('Threshold of all classifiers', _fit_global),
-    'ccst': Method(EPSILON_SETTING, _fit_ccst),
-    'budgeted': Method('Ratio of exit shares, q', _fit_budgeted),
+    'cst': Method(EPSILON_SETTING, lambda fitting: Fitted(
+        fitting.epsilon_percents,
+        cst(fitting.predictions, fitting.epsilon_fractions))),
+    'global': Method('Threshold of all classifiers', lambda fitting: Fitted(
+        common_settings(), common(len(fitting.predictions.confidence)))),
+    'ccst': Method(EPSILON_SETTING, lambda fitting: Fitted(
+        fitting.epsilon_percents,
+        ccst(fitting.predictions, fitting.epsilon_fractions,
+             fitting.num_classes))),
+    'budgeted': Method('Ratio of exit shares, q', lambda fitting: Fitted(
+        np.array(BUDGET_STEPS) / float(BUDGET_STEPS_PER_UNIT),
+        budgeted(fitting.predictions))),
     'pareto': Method('Cost where fitted (GMACs per image)', _fit_pareto),
     'risk': Method(EPSILON_SETTING, _fit_risk),
 }
@@ -388,12 +379,3 @@ def setting_label(method, is_by_time):
     return 'Cost where fitted (ms per image)'
   return METHODS[method].setting
 
-
-def check_methods(methods, num_classifiers):
-  """Raises a `UserError` if a method is not for so many classifiers."""
-  searching = [name for name in ('pareto', 'risk') if name in methods]
-  if searching and num_classifiers > _MOST_CLASSIFIERS:
-    raise UserError(
-        f'-method: {searching[0]} searches the thresholds of '
-        f'{_MOST_CLASSIFIERS} classifiers at most, and there are '
-        f'{num_classifiers}; name the other methods')

@@ -4,25 +4,14 @@ They are all that the cascade needs from a dump: the confidences, the predicted
 class, and whether the label is first or among the five.
 """
 
-import functools
 import io
-import json
 import os
-import sys
 import typing
 from concurrent import futures
 
 import numpy as np
 
-import dump_names
-from cascade import UserError
-from cascade.npy_files import load_array
-from dump_names import NUM_TOP
-from files import write_atomically
-from progress import Progress
-
-CACHE_FOLDER = 'top5_cache'
-_CACHE_RECORD = 'sources.json'
+from cascade.shared import Progress, UserError, shared_dumps, shared_files
 
 # Rows in a task of a thread: 64 MB of float32 at 1001 classes.
 _ROWS_PER_TASK = 1 << 14
@@ -58,8 +47,8 @@ def top5_of_rows(probabilities):
   counts = np.bincount(rows, minlength=num_rows)  # [rows], each at least 5
   is_crowded = counts > _MAX_CANDIDATES
   if is_crowded.any():
-    classes = np.empty((num_rows, NUM_TOP), np.int32)
-    largest = np.empty((num_rows, NUM_TOP), np.float32)
+    classes = np.empty((num_rows, shared_dumps.NUM_TOP), np.int32)
+    largest = np.empty((num_rows, shared_dumps.NUM_TOP), np.float32)
     for chosen, find in ((is_crowded, _sorted_top5),
                          (~is_crowded, top5_of_rows)):
       classes[chosen], largest[chosen] = find(probabilities[chosen])
@@ -73,9 +62,9 @@ def top5_of_rows(probabilities):
   candidate_classes = np.zeros(candidates.shape, np.int32)
   candidate_classes[rows, positions] = flat - rows * num_classes
   all_rows = np.arange(num_rows)
-  classes = np.empty((num_rows, NUM_TOP), np.int32)
-  largest = np.empty((num_rows, NUM_TOP), np.float32)
-  for place in range(NUM_TOP):
+  classes = np.empty((num_rows, shared_dumps.NUM_TOP), np.int32)
+  largest = np.empty((num_rows, shared_dumps.NUM_TOP), np.float32)
+  for place in range(shared_dumps.NUM_TOP):
     best = candidates.argmax(axis=1)  # [rows]; the first among equals
     classes[:, place] = candidate_classes[all_rows, best]
     largest[:, place] = candidates[all_rows, best]
@@ -96,14 +85,15 @@ def _lower_bounds(probabilities):
       probabilities, (num_rows, _NUM_FOLDS, width),
       (row_stride, width * stride, stride), writeable=False)
   maxima = folded.max(axis=1)  # [rows, width]
-  if width < NUM_TOP:
+  if width < shared_dumps.NUM_TOP:
     return probabilities.min(axis=1)
-  fifth = width - NUM_TOP
+  fifth = width - shared_dumps.NUM_TOP
   return np.partition(maxima, fifth, axis=1)[:, fifth]
 
 
 def _sorted_top5(probabilities):
-  order = np.argsort(-probabilities, axis=1, kind='mergesort')[:, :NUM_TOP]
+  order = np.argsort(-probabilities, axis=1, kind='mergesort')
+  order = order[:, :shared_dumps.NUM_TOP]
   return order.astype(np.int32), np.take_along_axis(
       probabilities, order, axis=1)
 
@@ -117,16 +107,16 @@ class Top5(typing.NamedTuple):
   probabilities: np.ndarray  # float32 of the same shape, or None.
 
 
-def read_top5(dump, use_cache=False, check_all_rows=False):
+def read_top5(dump, need_probabilities=True, use_cache=False,
+              check_all_rows=False):
   """The top-5 of every row, from wherever they are cheapest to get.
 
-  If there are top-5 files, the softmaxes need not be read. Published dumps have
-  no top-5 probabilities; what is read from their softmaxes can be kept in a
-  cache, a folder of top-5 files beside them.
+  If there are top-5 files, the softmaxes need not be read.
 
   Args:
     dump: `dumps.ClassifierDump`.
-    use_cache: use what an earlier run has kept, and keep what this one reads.
+    need_probabilities: published dumps have top-5 files of the classes alone.
+    use_cache: write the top-5 files that are missing beside the softmaxes.
     check_all_rows: read all softmaxes, and compare every row of the top-5 files
       with them.
 
@@ -138,37 +128,37 @@ def read_top5(dump, use_cache=False, check_all_rows=False):
     UserError: a row is no softmax or disagrees with the top-5 files, or the
       softmaxes are needed and not there.
   """
-  if dump.top5_probabilities is not None and not check_all_rows:
-    return Top5(dump.top5_classes, dump.top5_probabilities)
-  if not dump.softmax_paths:
-    if check_all_rows:
-      raise UserError(
-          f'-check_all_rows: {dump.name} has no softmaxes to check; leave this '
-          f'option out ({dump.path})')
-    missing = os.path.join(
-        dump.folder, dump_names.top5_probabilities_file_name(
-            dump.classifier_id, dump.split))
+  names = [name_of(dump.classifier_id, dump.split) for name_of in (
+      shared_dumps.top5_classes_file_name,
+      shared_dumps.top5_probabilities_file_name)]
+  top5 = Top5(dump.top5_classes, dump.top5_probabilities)
+  is_enough = top5.classes is not None and not (
+      need_probabilities and top5.probabilities is None)
+  if is_enough and not check_all_rows:
+    return top5
+  if not dump.has_softmaxes:
     raise UserError(
-        f'{missing}: no such file, and no softmaxes to make it from; '
-        'confidences need one of the two: dump classifier '
-        f'{dump.classifier_id} again (step 3)')
-  top5 = None
-  if use_cache and not check_all_rows:
-    top5 = _read_cache(dump)
-  if top5 is None:
-    sources = _sources(dump)
-    top5 = _read_softmaxes(dump)
-    # Softmaxes that were replaced meanwhile are not what was read.
-    if use_cache and sources == _sources(dump):
-      _write_cache(dump, top5, sources)
-  if dump.top5_classes is not None:
-    top5 = top5._replace(classes=dump.top5_classes)
-  return top5
+        f'{os.path.join(dump.folder, names[1])}: there are no softmaxes to '
+        f'make it from or to check it; dump classifier {dump.classifier_id} '
+        'again (step 3)')
+  read = _read_softmaxes(dump)
+  if use_cache:
+    for name, known, array in zip(names, top5, read):
+      if known is None:
+        _write_array(os.path.join(dump.folder, name), array)
+  return read if top5.classes is None else read._replace(classes=top5.classes)
+
+
+def _write_array(path, array):
+  stream = io.BytesIO()
+  np.save(stream, array)
+  with shared_files.explain_error(path, 'leave -cache out'):
+    shared_files.write_atomically(path, stream.getvalue())
 
 
 def _read_softmaxes(dump):
   """One pass, a thread per core: NumPy releases the interpreter's lock."""
-  shape = (dump.num_images, min(NUM_TOP, dump.num_classes))
+  shape = (dump.num_images, min(shared_dumps.NUM_TOP, dump.num_classes))
   top5 = Top5(np.empty(shape, np.int32), np.empty(shape, np.float32))
 
   def read_rows(start):
@@ -194,80 +184,3 @@ def _read_softmaxes(dump):
         task.cancel()
   progress.finish()
   return top5
-
-
-# ---- The cache --------------------------------------------------------------
-
-
-def _cache_paths(dump):
-  """The cache's folder, and the paths of classes and probabilities in it."""
-  folder = os.path.join(dump.folder, CACHE_FOLDER)
-  return folder, [
-      os.path.join(folder, name_of(dump.classifier_id, dump.split))
-      for name_of in (dump_names.top5_classes_file_name,
-                      dump_names.top5_probabilities_file_name)]
-
-
-def _sources(dump):
-  """Tells whether the softmaxes are still those that were read."""
-  sources = {}
-  for path in dump.softmax_paths:
-    status = os.stat(path)
-    sources[os.path.basename(path)] = [status.st_size, status.st_mtime_ns]
-  return sources
-
-
-def _read_record(folder):
-  """What the cache was made from; empty if it is damaged or not there."""
-  try:
-    with open(os.path.join(folder, _CACHE_RECORD)) as stream:
-      return dict(json.load(stream))
-  except (OSError, ValueError, TypeError):
-    return {}
-
-
-def _read_cache(dump):
-  """`Top5` that an earlier run has kept, or None."""
-  folder, paths = _cache_paths(dump)
-  record = _read_record(folder)
-  if any(record.get(name) != source
-         for name, source in _sources(dump).items()):
-    return None
-  try:
-    top5 = Top5(*[load_array(path) for path in paths])
-  except UserError:
-    return None
-  shape = (dump.num_images, min(NUM_TOP, dump.num_classes))
-  return top5 if all(array.shape == shape for array in top5) else None
-
-
-def _write_cache(dump, top5, sources):
-  """Keeps `top5`; a folder that cannot be written costs time, not the run."""
-  folder, paths = _cache_paths(dump)
-  try:
-    os.makedirs(folder, exist_ok=True)
-    replaced = dump_names.probabilities_file_names(
-        dump.classifier_id, dump.split)
-    # Not valid while it is being replaced.
-    record = {name: source for name, source in _read_record(folder).items()
-              if name not in replaced and
-              dump_names.split_shard_name(name)[0] not in replaced}
-    _write_record(folder, record)
-    for path, array in zip(paths, top5):
-      stream = io.BytesIO()
-      np.save(stream, array)
-      write_atomically(path, stream.getbuffer())
-    _write_record(folder, dict(record, **sources))
-  except OSError as error:
-    _warn_once(f'{folder}: the cache cannot be written ({error.strerror}); the '
-               'softmaxes will be read again next time')
-
-
-def _write_record(folder, record):
-  write_atomically(os.path.join(folder, _CACHE_RECORD),
-                   json.dumps(record, indent=1, sort_keys=True).encode())
-
-
-@functools.lru_cache(maxsize=None)
-def _warn_once(message):
-  print(message, file=sys.stderr)

@@ -6,10 +6,11 @@ import json
 import numpy as np
 
 import analyze_imagenet_labels
-import stage_seconds
+import shared_dumps
+import shared_stage_seconds
 from cascade import figures
 from dump_folders import random_softmaxes, write_split
-from dump_record import CHECKPOINT_FIELDS, SHARED_FIELDS, WEIGHT_FIELDS
+from shared_cascade_json import CHECKPOINT_FIELDS, SHARED_FIELDS, WEIGHT_FIELDS
 
 NUM_CLASSES = 12
 
@@ -31,29 +32,37 @@ RUNS = {
 }
 
 
-def analysed(folder, monkeypatch, *more_options, options=(),
-             classifier_ids=(0, 1, 2), num_images=200, num_unfilled=0,
-             network='ResNet-v2-50', knows_weights=True, is_timed=False):
-  """Makes the dumps and analyses them without drawing; returns the results.
+def softmaxes_of(split, k, labels, num_classes=NUM_CLASSES):
+  """float32 [images, classes]; later classifiers are better."""
+  softmaxes = random_softmaxes(
+      10 * k + shared_dumps.SPLITS.index(split), len(labels), num_classes)
+  softmaxes[np.arange(len(labels)), labels] += .1 + .2 * k
+  return softmaxes / softmaxes.sum(axis=1, keepdims=True)
 
-  Later classifiers are better. Where `knows_weights`, the last one's checkpoint
-  has the trunk. With `is_timed`, -cost is given.
+
+def labels_of(split, num_images, num_classes=NUM_CLASSES, first=1):
+  """int [images]; each class occurs, from `first` on."""
+  return np.random.RandomState(len(split)).permutation(
+      np.arange(num_images) % (num_classes - first)) + first
+
+
+def make_dumps(dumps, classifier_ids=(0, 1, 2), num_images=200, num_unfilled=0,
+               network='ResNet-v2-50', knows_weights=True,
+               num_classes=NUM_CLASSES, first_label=1):
+  """Makes a folder of dumps; returns the content of its cascade.json.
+
+  Where `knows_weights`, the last classifier's checkpoint has the trunk.
   """
-  monkeypatch.setattr(figures, 'write_figures', lambda *_: None)
-  dumps = folder / 'output_softmax'
   dumps.mkdir()
-  for seed, split in enumerate(('validation', 'train')):
-    labels = np.random.RandomState(seed).randint(1, NUM_CLASSES, num_images)
-    softmaxes = {}
-    for k in classifier_ids:
-      of_one = random_softmaxes(10 * k + seed, num_images, NUM_CLASSES)
-      of_one[np.arange(num_images), labels] += .1 + .2 * k
-      of_one /= of_one.sum(axis=1, keepdims=True)
+  for split in shared_dumps.SPLITS:
+    labels = labels_of(split, num_images, num_classes, first_label)
+    softmaxes = {k: softmaxes_of(split, k, labels, num_classes)
+                 for k in classifier_ids}
+    for of_one in softmaxes.values():
       of_one[num_images - num_unfilled:] = 0
-      softmaxes[k] = of_one
     write_split(dumps, split, labels, softmaxes)
   record = {
-      'format_version': 1, 'network': network, 'num_classes': NUM_CLASSES,
+      'format_version': 1, 'network': network, 'num_classes': num_classes,
       'plain_network_macs': 5 * 10**9,
       'exits': [{'classifier_id': k, 'trunk_macs': (2 + k) * 10**9,
                  'head_macs': 10**8} for k in classifier_ids]}
@@ -66,15 +75,33 @@ def analysed(folder, monkeypatch, *more_options, options=(),
       entry['origin'] = dict(zip(CHECKPOINT_FIELDS, names), **{
           field: f'{field} of clf{k}' for field in WEIGHT_FIELDS})
   (dumps / 'cascade.json').write_text(json.dumps(record))
+  return record
+
+
+def write_stage_seconds(path, record):
+  """Writes a `stage_seconds.json` of the network of a cascade.json."""
+  shared_stage_seconds.write(str(path), shared_stage_seconds.StageSeconds(
+      {field: record[field] for field in SHARED_FIELDS}, 'a CPU', {}, {},
+      [1, 8], {entry['classifier_id']: [1., .02 + .01 * entry['classifier_id']]
+               for entry in record['exits']}, [1., .04]))
+
+
+def analysed(folder, monkeypatch, *more_options, options=(), is_timed=False,
+             **of_dumps):
+  """Makes dumps and analyses them without drawing; returns the results.
+
+  With `is_timed`, -cost is given.
+  """
+  monkeypatch.setattr(figures, 'write_figures', lambda *_: None)
+  record = make_dumps(folder / 'output_softmax', **of_dumps)
   if is_timed:
     path = folder / 'stage_seconds.json'
-    stage_seconds.write(str(path), stage_seconds.StageSeconds(
-        {field: record[field] for field in SHARED_FIELDS}, 'a CPU', {}, {},
-        [1, 8], {k: [1., .02 + .01 * k] for k in classifier_ids}, [1., .04]))
+    write_stage_seconds(path, record)
     options += ('-cost', path)
   results = folder / 'results'
   analyze_imagenet_labels.main(
-      ['-softmax_path', str(dumps), '-output_dir', str(results)] +
+      ['-softmax_path', str(folder / 'output_softmax'),
+       '-output_dir', str(results)] +
       [str(option) for option in options + more_options])
   return results
 

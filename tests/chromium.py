@@ -50,11 +50,7 @@ class Chromium:
 
   def __exit__(self, *_):
     os.close(self._to_browser)  # It ends with the pipe.
-    try:
-      self._process.wait(10)
-    except subprocess.TimeoutExpired:
-      self._process.kill()
-      self._process.wait()
+    self._process.wait(10)
     os.close(self._from_browser)
 
   def send(self, method, **parameters):
@@ -75,8 +71,7 @@ class Chromium:
       ready, _, _ = select.select(
           [self._from_browser], [], [], max(0, deadline - time.time()))
       chunk = ready and os.read(self._from_browser, 1 << 16)
-      if not chunk:
-        raise RuntimeError(f'no answer from {EXECUTABLE}')
+      assert chunk, f'no answer from {EXECUTABLE}'
       self._received += chunk
     message, self._received = self._received.split(b'\0', 1)
     message = json.loads(message.decode())
@@ -87,8 +82,7 @@ class Chromium:
   def open(self, path):
     """Opens a file and waits until it is there."""
     self.send('Page.navigate', url='file://' + path)
-    while not any(event['method'] == 'Page.loadEventFired'
-                  for event in self.events):
+    while not self.events_of('Page.loadEventFired'):
       self._receive()
 
   def evaluate(self, expression):

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 
-import dump_names
+import shared_dumps
 
 
 def random_softmaxes(seed, num_images, num_classes):
@@ -35,39 +35,39 @@ def write_split(folder, split, labels, probabilities):
   def save(name, array):
     np.save(os.path.join(str(folder), name), array)
 
-  save(dump_names.labels_file_name(split), np.asarray(labels, np.int32))
+  save(shared_dumps.labels_file_name(split), np.asarray(labels, np.int32))
   for k, softmaxes in probabilities.items():
     for name, (start, stop) in zip(
-        dump_names.probabilities_file_names(k, split),
-        dump_names.part_bounds(split, len(softmaxes))):
+        shared_dumps.probabilities_file_names(k, split),
+        shared_dumps.part_bounds(split, len(softmaxes))):
       save(name, softmaxes[start:stop])
     top5 = best_classes(softmaxes)
-    save(dump_names.top5_classes_file_name(k, split), top5)
-    save(dump_names.top5_probabilities_file_name(k, split),
+    save(shared_dumps.top5_classes_file_name(k, split), top5)
+    save(shared_dumps.top5_probabilities_file_name(k, split),
          np.take_along_axis(softmaxes, top5, axis=1))
 
 
 def cut_into_shards(folder, total, batch_size):
   """Turns a folder of whole dumps into what `total` processes leave."""
-  for split in dump_names.SPLITS:
-    files = {dump_names.labels_file_name(split): None}
-    for k in dump_names.dumped_classifiers(str(folder)):
-      files.update(dict.fromkeys(dump_names.classifier_file_names(k, split)))
+  for split in shared_dumps.SPLITS:
+    files = {shared_dumps.labels_file_name(split): None}
+    for k in shared_dumps.dumped_classifiers(str(folder)):
+      files.update(dict.fromkeys(shared_dumps.classifier_file_names(k, split)))
     arrays = {name: np.load(os.path.join(str(folder), name)) for name in files}
-    num_images = len(arrays[dump_names.labels_file_name(split)])
+    num_images = len(arrays[shared_dumps.labels_file_name(split)])
     starts = dict.fromkeys(arrays, 0)
-    for k in dump_names.dumped_classifiers(str(folder)):
-      bounds = dump_names.part_bounds(split, num_images)
-      starts.update(zip(dump_names.probabilities_file_names(k, split),
+    for k in shared_dumps.dumped_classifiers(str(folder)):
+      bounds = shared_dumps.part_bounds(split, num_images)
+      starts.update(zip(shared_dumps.probabilities_file_names(k, split),
                         [start for start, _ in bounds]))
     for name, array in arrays.items():
       os.remove(os.path.join(str(folder), name))
       for number in range(1, total + 1):
-        rows = np.array(dump_names.shard_rows(
+        rows = np.array(shared_dumps.shard_rows(
             num_images, number, total, batch_size)) - starts[name]
         start, stop = rows.clip(0, len(array))
-        np.save(os.path.join(str(folder), dump_names.shard_file_name(
-            name, dump_names.DumpShard(number, total))), array[start:stop])
+        np.save(os.path.join(str(folder), shared_dumps.shard_file_name(
+            name, shared_dumps.DumpShard(number, total))), array[start:stop])
 
 
 def publish(folder, labels_folder, protocol=3):

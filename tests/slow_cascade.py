@@ -12,6 +12,7 @@ classifiers, for the last one accepts everything.
 from fractions import Fraction
 import itertools
 import math
+import struct
 
 INFINITY = float('inf')  # the threshold under which nobody leaves
 NUM_ANSWERS = {'top1': 1, 'top5': 5}  # classes that a metric looks at
@@ -35,8 +36,9 @@ def correct(row, label, metric):
 
 
 def confidence(row, metric):
-  """The largest softmax, or the sum of the five largest, as a float."""
-  return float(sum(Fraction(row[c]) for c in best_classes(row, metric)))
+  """The largest softmax, or the sum of the five largest, as a float32."""
+  total = float(sum(Fraction(row[c]) for c in best_classes(row, metric)))
+  return struct.unpack('f', struct.pack('f', total))[0]
 
 
 def alpha(d, confidences, correct):
@@ -230,18 +232,25 @@ def losses(leaves_at, correct):
              for i, m in enumerate(leaves_at))
 
 
-def risk_thresholds(sequence, confidences, correct, epsilon, delta):
+def differences(leaves_at, predicted):
+  """Images of which the cascade says another class than the last classifier."""
+  return sum(predicted[-1][i] != predicted[m][i]
+             for i, m in enumerate(leaves_at))
+
+
+def risk_thresholds(sequence, confidences, count_lost, epsilon, delta):
   """The last thresholds before the first that fail the test of their losses.
 
   Args:
     sequence: thresholds, the dearest first.
-    confidences, correct: per classifier, of the calibrating images.
+    confidences: per classifier, of the calibrating images.
+    count_lost: from `exits` to a number.
     epsilon, delta: fractions.
   """
   passed = [INFINITY] * (len(confidences) - 1)
   for thresholds in sequence:
-    num_lost = losses(exits(confidences, thresholds), correct)
-    if binomial_tail(num_lost, len(correct[0]), epsilon) > delta:
+    num_lost = count_lost(exits(confidences, thresholds))
+    if binomial_tail(num_lost, len(confidences[0]), epsilon) > delta:
       break
     passed = thresholds
   return passed

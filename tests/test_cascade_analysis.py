@@ -1,11 +1,10 @@
 """analysis.py, evaluation.py and predictions.py: splits, points, curves."""
 
-import math
 
 import numpy as np
 import pytest
 
-from cascade import UserError, analysis, evaluation, thresholds
+from cascade import analysis, evaluation, thresholds
 from cascade.macs import NetworkCost
 from cascade.predictions import (
     CascadePredictions, ClassifierPredictions, classifier_predictions,
@@ -44,33 +43,6 @@ def test_the_papers_division():
   judge = rows_of(division.risk_judge)
   assert (len(calibration), len(judge)) == (2, 3)
   assert sorted(calibration + judge) == [1, 2, 3, 4, 5]
-
-
-@pytest.mark.parametrize('count,rows', [(False, [0, 1, 3, 4, 5]),
-                                        (True, [0, 1, 2, 3, 4, 5])])
-def test_halves_of_the_filled_validation_rows(count, rows):
-  predictions = {'validation': unfilled(2)}
-  division = analysis.divide(predictions, 'validation', count)
-  fit, judge = rows_of(division.fit), rows_of(division.judge)
-  assert sorted(fit + judge) == rows
-  assert fit == sorted(fit) and judge == sorted(judge)
-  assert len(fit) == len(rows) // 2
-  again = analysis.divide(predictions, 'validation', count)
-  assert (rows_of(again.fit), rows_of(again.judge)) == (fit, judge)
-  # For `risk` the half that fits is halved again.
-  assert division.risk_judge is division.judge
-  assert sorted(rows_of(division.risk_fit) + rows_of(
-      division.risk_calibration)) == fit
-  assert len(rows_of(division.risk_fit)) == len(fit) // 2
-
-
-def test_too_few_rows():
-  with pytest.raises(UserError, match='train: 0 rows were filled'):
-    analysis.divide({'train': unfilled(*range(6)), 'validation': unfilled()},
-                    'train', False)
-  with pytest.raises(UserError, match='validation: 1 rows were filled'):
-    analysis.divide({'validation': unfilled(0, 1, 2, 3, 4)}, 'validation',
-                    False)
 
 
 def point(gmacs, accuracy):
@@ -135,20 +107,6 @@ def test_the_interval_of_the_drop_covers_it_in_95_percent(shares):
   assert .94 < ((low <= true_drop) & (true_drop <= high)).mean() < .97
 
 
-def test_one_image_has_no_interval_of_its_cost():
-  low, high = evaluation.mean_cost_interval(np.array([[1, 0]]), [1., 3.])
-  assert np.isnan(low) and np.isnan(high)
-
-
-def test_pareto_is_for_three_classifiers_at_most():
-  thresholds.check_methods(['cst', 'pareto'], 3)
-  thresholds.check_methods(['cst', 'ccst'], 4)
-  with pytest.raises(UserError, match='pareto searches .* 3 classifiers'):
-    thresholds.check_methods(['cst', 'pareto'], 4)
-  with pytest.raises(UserError, match='risk searches .* 3 classifiers'):
-    thresholds.check_methods(['cst', 'risk'], 4)
-
-
 # Accuracy of a dump.
 
 
@@ -192,11 +150,6 @@ def test_published_accuracies_with_and_without_the_80_lost_rows(
   assert measured.num_unfilled == 80
   assert round(measured.top1_with_unfilled, 4) == published
   assert round(measured.top1, 4) == without
-
-
-def test_a_dump_without_one_filled_row_is_an_error():
-  with pytest.raises(UserError, match='none of its 10 rows was filled'):
-    measure(np.zeros((10, 3), np.int32), None, np.zeros(10, int))
 
 
 # Confidence curves, against a slow count, image by image.
@@ -256,14 +209,3 @@ def test_random_answers(kind, num_images):
     confidences /= 4
   curve = assert_is_slow_curve(confidences.tolist(), correct.tolist())
   assert curve.num_images.sum() == num_images
-
-
-def test_an_edge_belongs_to_the_bin_above_it():
-  # 200 * .29 and others are below their whole number.
-  edges = [i / NUM_BINS for i in range(NUM_BINS)]
-  assert any(math.floor(NUM_BINS * edge) < i for i, edge in enumerate(edges))
-  below = np.nextafter(edges[1:], 0).tolist()
-  curve = assert_is_slow_curve(edges, [True] * NUM_BINS)
-  np.testing.assert_array_equal(curve.num_images, 1)
-  curve = assert_is_slow_curve(below, [True] * (NUM_BINS - 1))
-  np.testing.assert_array_equal(curve.num_images, [1] * (NUM_BINS - 1) + [0])

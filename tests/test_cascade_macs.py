@@ -3,11 +3,13 @@
 import copy
 import json
 import os
+import re
 
 import pytest
 
-import dump_record
-from cascade import UserError, macs
+import shared_cascade_json
+from cascade import macs
+from cascade.shared import UserError
 from kernel_macs import macs_of_kernels
 
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data',
@@ -29,18 +31,9 @@ def test_the_papers_network_by_a_walk_over_its_kernels(tmp_path):
   assert cost == macs.NetworkCost(
       'ResNet-v2-50', 'exact count of ResNet-v2-50 at 224 pixels', EXACT_MACS,
       EXACT_PLAIN_MACS, True)
-  assert cost.exit_macs == dump_record.cumulative_costs(trunk_macs, head_macs)
+  assert cost.exit_macs == shared_cascade_json.cumulative_costs(
+      trunk_macs, head_macs)
   assert cost.plain_macs == sum(counted[2])
-
-
-@pytest.mark.parametrize('classifier_ids, head_of_absent', [
-    ([0, 2], {2: 3122176}), ([1, 2], {1: 3122176, 2: 3122176}), ([0, 1], {})])
-def test_absent_heads_are_not_counted(
-    tmp_path, classifier_ids, head_of_absent):
-  cost = macs.network_cost(None, str(tmp_path), classifier_ids, 1001)
-  assert cost.exit_macs == [
-      EXACT_MACS[k] - head_of_absent.get(k, 0) for k in classifier_ids]
-  assert cost.plain_macs == EXACT_PLAIN_MACS
 
 
 def test_published_figures(tmp_path):
@@ -60,15 +53,14 @@ def refused(*args):
 
 
 @pytest.mark.parametrize('option, classifier_ids, num_classes, words', [
-    (None, [0, 1, 2], 11, 'cascade.json: no such file, and softmaxes of 11 '),
-    (None, [0, 3], 1001, 'classifiers 0, 3 are not those of the network'),
-    ('published', [0, 2], 1001, 'classifiers 0, 1, 2, and the dumps are of 0,'),
-    ('published', [0, 1, 2], 1000, '1,001 classes, and the softmaxes have 1'),
-    ('none.json', [0, 1], 1001, '-macs none.json: no such file'),
-    ('', [0, 1], 1001, '-macs : no such file')])
+    (None, [0, 1, 2], 11, 'cascade.json'),
+    ('published', [0, 2], 1001, '-macs published'),
+    ('published', [0, 1, 2], 1000, '-macs published'),
+    ('none.json', [0, 1], 1001, 'none.json')])
 def test_costs_that_are_not_known(
     tmp_path, option, classifier_ids, num_classes, words):
-  assert words in refused(option, str(tmp_path), classifier_ids, num_classes)
+  assert re.search(words, refused(
+      option, str(tmp_path), classifier_ids, num_classes))
 
 
 # ---- cascade.json -----------------------------------------------------------
@@ -76,13 +68,14 @@ def test_costs_that_are_not_known(
 def write_record(folder, size=50, image_size=224, num_classes=1001,
                  classifier_ids=(0, 1, 2), version=2):
   """cascade.json as runs write it, one classifier each."""
-  network = dump_record.Network(version, size, image_size, num_classes, [
-      dump_record.ExitCost(k, *exit_macs, 10 * k + 10, 5)
-      for k, exit_macs in sorted(macs_of_kernels(
-          size, version, image_size, num_classes).items())])
+  exits = [shared_cascade_json.ExitCost(k, *exit_macs, 10 * k + 10, 5)
+           for k, exit_macs in sorted(macs_of_kernels(
+               size, version, image_size, num_classes).items())]
+  network = shared_cascade_json.Network(
+      version, size, image_size, num_classes, exits)
   for k in classifier_ids:
     (folder / f'clf{k}_all_probabilities.npy').touch()
-    dump_record.write(str(folder), network, {k: {}})
+    shared_cascade_json.write(str(folder), network, {k: {}})
   return folder / 'cascade.json'
 
 
@@ -100,14 +93,10 @@ def test_record_of_the_paper_network(tmp_path):
         option, str(tmp_path), classifier_ids, 1001).exit_macs == exit_macs
 
 
-@pytest.mark.parametrize('arguments, words', [
-    (dict(size=101), 'network ResNet-v2-50, and PATH has "ResNet-v2-101"'),
-    (dict(version=1), 'network ResNet-v2-50, and PATH has "ResNet-v1-50"'),
-    (dict(image_size=256), 'image_size 224, and PATH has 256'),
-    (dict(num_classes=11), 'num_classes 1001, and PATH has 11'),
-])
-def test_record_of_another_network(tmp_path, arguments, words):
-  path = write_record(tmp_path, **arguments)
+@pytest.mark.parametrize('arguments', [
+    dict(size=101), dict(image_size=256), dict(num_classes=11)])
+def test_record_of_another_network(tmp_path, arguments):
+  write_record(tmp_path, **arguments)
   cost = macs.network_cost('exact', str(tmp_path), [0, 1, 2], None)
   exits = macs_of_kernels(
       arguments.get('size', 50), arguments.get('version', 2),
@@ -116,42 +105,22 @@ def test_record_of_another_network(tmp_path, arguments, words):
   assert cost.exit_macs == [
       exits[0][0] + exits[0][1], exits[1][0] + exits[0][1] + exits[1][1],
       exits[2][0] + exits[0][1] + exits[1][1] + exits[2][1]]
-  message = refused('published', str(tmp_path), [0, 1, 2], None)
-  assert words.replace('PATH', str(path)) in message
-  assert 'use -macs exact' in message
-
-
-def test_record_of_fewer_classifiers_than_are_there(tmp_path):
-  """Dumped anew into a folder of old dumps."""
-  path = write_record(tmp_path, classifier_ids=[2])
-  message = refused(None, str(tmp_path), [0, 1, 2], 1001)
-  assert message.startswith(f'{path}: exits lacks classifier 0, 1')
-  assert 'step 3' in message and '-macs FILE.json' in message
+  assert '-macs published' in refused(
+      'published', str(tmp_path), [0, 1, 2], None)
 
 
 # ---- A file of one's own ----------------------------------------------------
 
-BY_CUMULATIVE_MACS = {
-    'exits': [{'classifier_id': 0, 'cumulative_macs': 100},
-              {'classifier_id': 1, 'cumulative_macs': 250},
-              {'classifier_id': 2, 'cumulative_macs': 600}],
-    'plain_network_macs': 580}
-BY_PARTS = {
+MINE = {
     'exits': [{'classifier_id': 0, 'trunk_macs': 90, 'head_macs': 10},
               {'classifier_id': 1, 'trunk_macs': 220, 'head_macs': 20},
               {'classifier_id': 2, 'trunk_macs': 540, 'head_macs': 30}],
     'plain_network_macs': 570}
 
 
-def write_file(folder, record):
-  path = folder / 'mine.json'
-  path.write_text(record if isinstance(record, str) else json.dumps(record))
-  return str(path)
-
-
-def changed(record, *keys, **kwargs):
-  """A copy with the value at `keys` set to `value`, or without it."""
-  record = copy.deepcopy(record)
+def changed(*keys, **kwargs):
+  """`MINE` with the value at `keys` set to `value`, or without it."""
+  record = copy.deepcopy(MINE)
   fields = record
   for key in keys[:-1]:
     fields = fields[key]
@@ -163,82 +132,28 @@ def changed(record, *keys, **kwargs):
 
 
 @pytest.mark.parametrize('record, classifier_ids, exit_macs', [
-    (BY_CUMULATIVE_MACS, [0, 1, 2], [100, 250, 600]),
-    (BY_CUMULATIVE_MACS, [0, 1], [100, 250]),
-    (BY_PARTS, [0, 1, 2], [100, 250, 600]),
-    (BY_PARTS, [0, 2], [100, 580]),
-    (BY_PARTS, [1, 2], [240, 590]),
-    (changed(BY_CUMULATIVE_MACS, 'exits', 1), [0, 2], [100, 600]),
-    # In any order; whole numbers as JSON may spell them; classifiers without
-    # a multiplication of their own; what is not asked for may be there.
-    (changed(BY_PARTS, 'exits', value=BY_PARTS['exits'][::-1]), [0, 1, 2],
-     [100, 250, 600]),
-    (changed(BY_PARTS, 'exits', value=[
-        dict(BY_PARTS['exits'][2], cumulative_macs=600)] +
-             BY_PARTS['exits'][:2]), [0, 1, 2], [100, 250, 600]),
-    (changed(BY_CUMULATIVE_MACS, 'exits', 2, 'cumulative_macs', value=6e2),
-     [0, 1, 2], [100, 250, 600]),
-    (changed(BY_PARTS, 'exits', 0, 'head_macs', value=0), [0, 1], [90, 240]),
-    (changed(BY_PARTS, 'by', value='me'), [0, 1], [100, 250]),
-    (changed(BY_PARTS, 'num_classes', value=11), [0, 1], [100, 250]),
-])
+    (MINE, [0, 1, 2], [100, 250, 600]),
+    (MINE, [0, 2], [100, 580]),
+    (MINE, [1, 2], [240, 590]),
+    # In any order.
+    (changed('exits', value=MINE['exits'][::-1]), [0, 1, 2], [100, 250, 600])])
 def test_file_by_hand(tmp_path, record, classifier_ids, exit_macs):
-  path = write_file(tmp_path, record)
+  path = tmp_path / 'mine.json'
+  path.write_text(json.dumps(record))
   for num_classes in (None, 11):
-    cost = macs.network_cost(path, str(tmp_path), classifier_ids, num_classes)
+    cost = macs.network_cost(
+        str(path), str(tmp_path), classifier_ids, num_classes)
     assert cost == macs.NetworkCost(
-        'network of mine.json', path, exit_macs, record['plain_network_macs'],
-        False)
-    assert {type(count) for count in cost.exit_macs} == {int}
+        'network of mine.json', str(path), exit_macs, 570, False)
 
 
-@pytest.mark.parametrize('record, words', [
-    ('{"exits": ', 'not JSON'),
-    (changed(BY_PARTS, 'format_version', value=3), 'format_version 3'),
-    ('{}', 'exits is missing'),
-    (changed(BY_PARTS, 'exits', value=[]), 'exits is [], not a list'),
-    # Missing.
-    (changed(BY_PARTS, 'plain_network_macs'), 'plain_network_macs is missing'),
-    (changed(BY_PARTS, 'exits', 1), 'exits lacks classifier 1, of which'),
-    (changed(BY_PARTS, 'exits', 1, 'classifier_id'),
-     'exits[1].classifier_id is missing'),
-    (changed(BY_PARTS, 'exits', 1, 'head_macs'),
-     'exits[1].head_macs is missing'),
-    (changed(BY_CUMULATIVE_MACS, 'exits', 2, 'cumulative_macs'),
-     'exits[2].trunk_macs is missing'),
-    (changed(BY_PARTS, 'exits', 1, value=BY_CUMULATIVE_MACS['exits'][1]),
-     'exits[0].cumulative_macs is missing'),
-    # Not numbers, or not such numbers.
-    (changed(BY_PARTS, 'plain_network_macs', value='570'),
-     'plain_network_macs is "570", not a whole number from 1'),
-    (changed(BY_PARTS, 'exits', 1, 'head_macs', value=-1),
-     'exits[1].head_macs is -1, not a whole number from 0'),
-    (changed(BY_PARTS, 'exits', 2, 'head_macs', value=True),
-     'exits[2].head_macs is true'),
-    (changed(BY_CUMULATIVE_MACS, 'exits', 0, 'cumulative_macs',
-             value=float('nan')), 'exits[0].cumulative_macs is NaN'),
-    (changed(BY_CUMULATIVE_MACS, 'exits', 2, 'cumulative_macs',
-             value=4 * 10**12 + 1),
-     'exits[2].cumulative_macs is 4000000000001'),
-    (changed(BY_PARTS, 'exits', 2, 'classifier_id', value=1),
-     'exits[2].classifier_id is 1 again'),
-    # Numbers that disagree.
-    (changed(BY_CUMULATIVE_MACS, 'exits', 1, 'cumulative_macs', value=100),
-     'exits[1].cumulative_macs comes to 100, not above the 100 of'),
-    (changed(BY_PARTS, 'exits', 2, 'trunk_macs', value=150),
-     'exits[2].cumulative_macs comes to 210, not above the 250 of'),
-    (changed(BY_PARTS, 'exits', 1, 'cumulative_macs', value=240),
-     'exits[1].cumulative_macs is 240, but trunk_macs and the head_macs so '
-     'far make 250'),
-    (changed(BY_PARTS, 'num_classes', value=12),
-     'num_classes is 12, and the softmaxes have 11'),
-    # No name.
-    (changed(BY_PARTS, 'network', value='a\nb'), 'network is "a\\nb"'),
-])
-def test_malformed_file(tmp_path, record, words):
-  path = write_file(tmp_path, record)
-  message = refused(path, str(tmp_path), [0, 1, 2], 11)
-  assert message.startswith(f'{path}: '), message
-  assert words in message
-  assert 'the cascade.json that step 3 writes' in message
-  assert len(message) < len(path) + 260
+@pytest.mark.parametrize('record', [
+    changed('exits', 1), changed('exits', 1, 'head_macs'),
+    changed('exits', 2, 'trunk_macs', value=150),
+    changed('num_classes', value=12)])
+def test_malformed_file(tmp_path, record):
+  path = tmp_path / 'mine.json'
+  path.write_text(json.dumps(record))
+  message = refused(str(path), str(tmp_path), [0, 1, 2], 11)
+  assert message.startswith(f'{path}: ')
+  assert 'docs/file_formats.md' in message

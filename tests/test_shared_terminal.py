@@ -1,0 +1,95 @@
+"""Imagenet/shared_terminal.py: progress, by a clock that the tests set."""
+
+import io
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+import shared_terminal
+
+
+class Clock:
+  """Stands in for the module `time`."""
+
+  def __init__(self):
+    self.now = 1000.
+
+  def monotonic(self):
+    return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  clock = Clock()
+  monkeypatch.setattr(shared_terminal, 'time', clock)
+  return clock
+
+
+class Terminal(io.StringIO):
+  """Stands in for a standard error that somebody looks at."""
+
+  def isatty(self):
+    return True
+
+  def lines(self):
+    return self.getvalue().splitlines()
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+  terminal = Terminal()
+  monkeypatch.setattr(
+      shared_terminal, 'sys', types.SimpleNamespace(stderr=terminal))
+  return terminal
+
+
+@pytest.mark.parametrize('redirection', ['>/dev/full', '| true'])
+def test_an_output_that_takes_nothing(redirection):
+  """One line, and no traceback as Python ends."""
+  code = ('import shared_terminal, sys, time\n'
+          'def main():\n'
+          '  time.sleep(.3)\n'
+          '  shared_terminal.print_line("x" * 10**6 + "\\u00fc")\n'
+          '  sys.stdout.write("more")\n'
+          'sys.exit(shared_terminal.run_main(main))')
+  finished = subprocess.run(
+      ['bash', '-o', 'pipefail', '-c', f'"$0" -c "$1" {redirection}',
+       sys.executable, code], stderr=subprocess.PIPE,
+      cwd=os.path.dirname(shared_terminal.__file__),
+      env=dict(os.environ, PYTHONIOENCODING='ascii'))
+  assert finished.returncode == 1
+  assert finished.stderr.count(b'\n') == 1 and b'output' in finished.stderr
+
+
+def test_a_line_every_five_seconds_and_one_at_the_end(clock, terminal):
+  work = shared_terminal.Progress('clf0 validation', 50000, 'images')
+  for done in range(1000, 50001, 1000):
+    clock.now += 1
+    work.update(done)
+  clock.now += 2
+  work.finish()
+  lines = terminal.lines()
+  assert lines[0] == ('clf0 validation: 5,000 of 50,000 images, '
+                      '1,000 images/s, 45 s left')
+  assert lines[8] == ('clf0 validation: 45,000 of 50,000 images, '
+                      '1,000 images/s, 5 s left')
+  assert lines[9:] == [
+      'clf0 validation: 50,000 of 50,000 images, 1,000 images/s',
+      'clf0 validation: 50,000 of 50,000 images, 962 images/s']
+
+
+def test_descriptions_and_what_was_done_before(clock, terminal):
+  work = shared_terminal.Progress('training', 1000, 'images', done=600)
+  for done in (650, 700):
+    clock.now += 5
+    work.update(done, lambda: f'loss {clock.now}')
+  clock.now += 20
+  work.finish()
+  # 100 images in 10 seconds, 400 in 30.
+  assert terminal.lines() == [
+      'training: 650 of 1,000 images, 10 images/s, 35 s left; loss 1005.0',
+      'training: 700 of 1,000 images, 10 images/s, 30 s left; loss 1010.0',
+      'training: 1,000 of 1,000 images, 13.3 images/s']
