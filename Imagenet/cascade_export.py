@@ -15,11 +15,10 @@ from tf_compat import tf
 
 import cascade_graph
 import imagenet_preprocessing
-import resnet_checkpoint
 from imagenet_input import NUM_CHANNELS
 
 # Beside the graph, in TensorFlow's folder for what is not part of it.
-RECORD_PATH = os.path.join('assets.extra', 'cascade.json')
+RECORD_PATH = os.path.join('assets.extra', 'export.json')
 
 
 def write(export_dir, model, classifier_ids, weights, metric, thresholds,
@@ -31,7 +30,7 @@ def write(export_dir, model, classifier_ids, weights, metric, thresholds,
     model: a `resnet_model.Model`.
     classifier_ids: of the cascade, ascending.
     weights: a `resnet_checkpoint.ExitWeights` of these.
-    metric: of `cascade_results.CONFIDENCE_TERMS`.
+    metric: of `shared_results.CONFIDENCE_TERMS`.
     thresholds: float32 [T], or [T, classes] by predicted class.
     image_size: height and width in pixels.
     takes_image_bytes: whether the input is encoded images, strings [batch], and
@@ -44,41 +43,73 @@ def write(export_dir, model, classifier_ids, weights, metric, thresholds,
   Raises:
     OSError: it cannot be written; nothing is left behind.
   """
-  with tf.Graph().as_default():
-    inputs, images = _images(image_size, takes_image_bytes)
+  def build_tensors():
+    image_input, images = _images(image_size, takes_image_bytes)
+    num_images = tf.shape(images)[0]
     given = tf.placeholder(
         tf.float32, [None, len(classifier_ids) - 1], 'thresholds')
+    # At once, and not only where an image stays.
+    with tf.control_dependencies([tf.assert_equal(
+        tf.shape(given)[0], num_images,
+        message='thresholds must have a row for each image')]):
+      checked = tf.identity(given)
     chosen = tf.constant(thresholds)
     is_per_class = thresholds.ndim == 2
     if not is_per_class:
-      chosen = tf.tile(chosen[tf.newaxis], [tf.shape(images)[0], 1])
+      chosen = tf.tile(chosen[tf.newaxis], [num_images, 1])
+
+    def cascade(thresholds, is_per_class):
+      # Not all kernels take an empty batch.
+      return tf.cond(
+          num_images > 0,
+          lambda: list(cascade_graph.build(
+              model, images, classifier_ids, thresholds, metric,
+              is_per_class)),
+          lambda: [tf.zeros([0, min(5, model.num_classes)], tf.int32),
+                   tf.zeros([0]), tf.zeros([0], tf.int32),
+                   tf.zeros([0, model.num_classes])])
+
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-      signatures = {
-          name: _signature(signature_inputs, cascade_graph.build(
-              model, images, classifier_ids, values, metric, per_class))
-          for name, signature_inputs, values, per_class in (
-              ('serving_default', inputs, chosen, is_per_class),
-              ('with_thresholds', dict(inputs, thresholds=given), given,
-               False))}
-    with tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
-      for saver, checkpoint in resnet_checkpoint.savers(weights.checkpoint_of):
-        saver.restore(session, checkpoint)
-      return _write(session, export_dir, signatures, record)
+      return [image_input, given, *cascade(chosen, is_per_class),
+              *cascade(checked, False)]
+
+  graph, (image_input, given, *outputs) = cascade_graph.freeze(
+      build_tensors, weights.checkpoint_of)
+  inputs = {image_input.op.name: image_input}
+  num_outputs = len(cascade_graph.CascadeOutput._fields)
+  signatures = {
+      'serving_default': _signature(inputs, outputs[:num_outputs]),
+      'with_thresholds': _signature(
+          dict(inputs, thresholds=given), outputs[num_outputs:])}
+  with tf.Session(graph=graph) as session:
+    return _write(session, export_dir, signatures, record)
+
+
+def describe_input(image_size, takes_image_bytes):
+  """What the images must be, and how classes are counted: a dict for JSON."""
+  pixels = ('red, green and blue from 0 to 255, less '
+            f'{imagenet_preprocessing.CHANNEL_MEANS} and divided by nothing')
+  if takes_image_bytes:
+    images = f'image_bytes: JPEGs, string [batch]; made into {pixels}'
+  else:
+    images = (f'images: float32 [batch, {image_size}, {image_size}, 3], '
+              f'{pixels}')
+  return {'images': images, 'class_names_first_label': 1}
 
 
 def _images(image_size, takes_image_bytes):
-  """The signatures' inputs by name, and the images preprocessed."""
+  """The input, named as in the signatures, and the images preprocessed."""
   if takes_image_bytes:
     image_bytes = tf.placeholder(tf.string, [None], 'image_bytes')
-    return {'image_bytes': image_bytes}, (
-        imagenet_preprocessing.preprocess_images(
-            image_bytes, image_size, image_size, NUM_CHANNELS))
+    return image_bytes, imagenet_preprocessing.preprocess_images(
+        image_bytes, image_size, image_size, NUM_CHANNELS)
   images = tf.placeholder(
       tf.float32, [None, image_size, image_size, NUM_CHANNELS], 'images')
-  return {'images': images}, images
+  return images, images
 
 
-def _signature(inputs, output):
+def _signature(inputs, outputs):
+  output = cascade_graph.CascadeOutput(*outputs)
   return tf.saved_model.signature_def_utils.predict_signature_def(inputs, {
       'classes': output.top5_classes[:, 0],    # int32 [batch]
       'probabilities': output.probabilities,   # float32 [batch, classes]

@@ -16,16 +16,18 @@ import typing
 
 from tf_compat import tf
 
+import resnet_checkpoint
 import resnet_model
-from cascade_results import CONFIDENCE_TERMS
+from shared_results import CONFIDENCE_TERMS
 
 
 class CascadeOutput(typing.NamedTuple):
   """What each image's exit answers, in the order of the images."""
-  probabilities: typing.Any  # float32 [batch, classes], the softmax
   top5_classes: typing.Any   # int32 [batch, 5], best first
   confidences: typing.Any    # float32 [batch]
   exits: typing.Any          # int32 [batch], the classifier that it left at
+  # float32 [batch, classes], the softmax; None where nobody asked for it.
+  probabilities: typing.Any
 
 
 def build(model, images, classifier_ids, thresholds, metric,
@@ -38,7 +40,7 @@ def build(model, images, classifier_ids, thresholds, metric,
     classifier_ids: of the cascade, ascending; the last one accepts everything.
     thresholds: of all classifiers but the last, float32 [batch, T], for each
       image its own. At infinity it does not leave.
-    metric: of `cascade_results.CONFIDENCE_TERMS`.
+    metric: of `shared_results.CONFIDENCE_TERMS`.
     is_per_class: thresholds are [T, classes] instead, and each image has those
       of the class that the classifier predicts.
 
@@ -85,18 +87,72 @@ def build(model, images, classifier_ids, thresholds, metric,
 def _answer(logits, classifier_id, metric):
   """`CascadeOutput` of one classifier.
 
-  The confidence is added up in double precision, as the analysis does it.
-  Rounding keeps the order: what reaches a threshold there reaches it here,
-  where both are rounded to float32.
+  The confidence is added up in double precision and rounded once to float32,
+  exactly as the analysis does it before it fits thresholds.
   """
   output = resnet_model.exit_output(logits)
   terms = output.top5_probabilities[:, :CONFIDENCE_TERMS[metric]]
   confidences = tf.to_float(tf.reduce_sum(tf.to_double(terms), axis=1))
   return CascadeOutput(
-      output.probabilities, output.top5_classes, confidences,
-      tf.fill(tf.shape(confidences), classifier_id))
+      output.top5_classes, confidences,
+      tf.fill(tf.shape(confidences), classifier_id), output.probabilities)
 
 
 def _row_numbers(is_chosen):
   """int32 [chosen], from bool [batch]."""
   return tf.to_int32(tf.where(is_chosen)[:, 0])
+
+
+def freeze(build_tensors, checkpoint_of):
+  """Builds a graph, and then the same one with its weights as constants.
+
+  TensorFlow prepares constants once (it folds batch normalization into them),
+  variables at every step.
+
+  Args:
+    build_tensors: a function without arguments that returns the tensors that
+      will be fed or fetched, a list.
+    checkpoint_of: from `resnet_checkpoint.ExitWeights`.
+
+  Returns:
+    (the frozen graph, its tensors in the order of `build_tensors`).
+  """
+  with tf.Graph().as_default() as graph:
+    tensors = build_tensors()
+    with tf.Session(config=tf.ConfigProto(
+        allow_soft_placement=True, device_count={'GPU': 0})) as session:
+      for saver, checkpoint in resnet_checkpoint.savers(checkpoint_of):
+        saver.restore(session, checkpoint)
+      constants = tf.graph_util.convert_variables_to_constants(
+          session, graph.as_graph_def(), [value.op.name for value in tensors])
+  _read_constants_directly(constants)
+  with tf.Graph().as_default() as graph:
+    return graph, tf.import_graph_def(
+        constants, return_elements=[value.name for value in tensors], name='')
+
+
+def _read_constants_directly(graph_def):
+  """Lets operations within a `tf.cond` read weights without its switches.
+
+  TensorFlow folds and prepares only what it sees to be a constant. Whether an
+  operation runs is decided by its other inputs as well.
+  """
+  nodes = {node.name: node for node in graph_def.node}
+
+  def constant_of(name):
+    """(name of the constant that comes out as it is, or None; by a switch)."""
+    node, is_switched = nodes[name.split(':')[0]], False
+    while node.op in ('Identity', 'Switch') and node.input:
+      is_switched |= node.op == 'Switch'
+      node = nodes[node.input[0].split(':')[0]]
+    return node.name if node.op == 'Const' and is_switched else None
+
+  for node in graph_def.node:
+    if node.op not in ('Identity', 'Switch', 'Merge'):
+      # One switched input must be left.
+      constants = [None if name.startswith('^') else constant_of(name)
+                   for name in node.input]
+      if None in constants:
+        for i, constant in enumerate(constants):
+          if constant:
+            node.input[i] = constant

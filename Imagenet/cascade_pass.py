@@ -1,18 +1,15 @@
-"""A pass of records through the cascade, beside the plain network.
+"""A pass of images through the cascade: its answers, its accuracy, its speed.
 
-Both networks run on the same images in the same run, so that their rates and
-accuracies can be compared. They take turns, with blocks of a few batches:
-
-  1. the cascade runs a block as it is read and decoded;
-  2. the plain network does the same, with a reader of its own;
-  3. the cascade runs the block once more, from memory;
-  4. the plain network runs it from memory.
-
-From block to block the two change places. 1 and 2 give the rates with the
-input, 3 and 4 those of the networks alone.
+Accuracy is of all images. Speed is measured apart from the pass, because the
+reader decodes in the background, on the same cores: some decoded batches are
+kept, and once the reader has ended the networks run them from memory, in turns.
 """
 
+import collections
 import contextlib
+import csv
+import math
+import os
 import time
 import typing
 
@@ -21,11 +18,19 @@ import numpy as np
 from tf_compat import tf
 
 import imagenet_input
-from cascade_graph import CascadeOutput
-from progress import Progress
-from user_error import UserError
+from shared_files import UNFINISHED_SUFFIX, explain_error, give_name
+from shared_terminal import Progress, UserError
 
-_BATCHES_PER_BLOCK = 4
+PREDICTIONS_CSV = 'predictions.csv'
+
+# Of the batches that are kept: 6 of 32 images of 224 pixels.
+_KEPT_BYTES = 2**27
+
+# Of each kept batch and network, of which the median is taken.
+_TIMED_RUNS = 3
+
+# After so long the rate of a reader is known.
+_READING_SECONDS = 5
 
 
 class RecordBatch(typing.NamedTuple):
@@ -33,23 +38,6 @@ class RecordBatch(typing.NamedTuple):
   images: np.ndarray          # float32 [batch, height, width, 3]
   labels: np.ndarray          # int32 [batch]
   names: typing.List[str]     # Of the image files.
-
-
-class Seconds(typing.NamedTuple):
-  """What one network took for all images."""
-  with_input: float
-  from_memory: float
-
-
-class PassResults(typing.NamedTuple):
-  """Of all images, in reading order."""
-  names: typing.List[str]
-  labels: np.ndarray                # int32 [images]
-  output: CascadeOutput             # Arrays.
-  # None without a comparison:
-  plain_top5_classes: typing.Optional[np.ndarray]  # int32 [images, 5]
-  seconds: typing.Optional[Seconds]
-  plain_seconds: typing.Optional[Seconds]
 
 
 def read_records(paths, batch_size, image_size, num_classes,
@@ -84,63 +72,157 @@ def _read_batches(session, batch):
           name.decode('utf-8', 'replace') for name in names])
 
 
-def run(session, make_reader, num_images, compares):
-  """Runs all records through the cascade.
+# ---- Answers ----------------------------------------------------------------
+
+class Predictions:
+  """Counts the answers of a pass, and writes them down as they come.
+
+  A pass that is stopped leaves its rows in `predictions.csv.unfinished`, and
+  the `predictions.csv` of an earlier one as it was.
+  """
+
+  def __init__(self, output_dir, class_name):
+    """
+    Args:
+      output_dir: where to write; None only counts.
+      class_name: a function from class to name.
+    """
+    self.num_images = 0
+    self.exits = collections.Counter()  # From classifier to images.
+    self.hits = np.zeros(2, int)        # Top-1 and top-5, of labelled images.
+    self._class_name = class_name
+    self._path = output_dir and os.path.join(output_dir, PREDICTIONS_CSV)
+    if self._path:
+      with self._explain_error():
+        # Names of files may have any bytes.
+        self._stream = open(self._path + UNFINISHED_SUFFIX, 'w', newline='',
+                            encoding='utf-8', errors='surrogateescape')
+        self._write([
+            ['image', 'label', 'class', 'name', 'confidence', 'exit']])
+
+  def add(self, names, labels, output):
+    """Adds a batch.
+
+    Args:
+      names: of the images.
+      labels: int [batch], or None.
+      output: `cascade_graph.CascadeOutput`.
+    """
+    self.num_images += len(names)
+    self.exits.update(output.exits.tolist())
+    if labels is None:
+      labels = [''] * len(names)
+    else:
+      self.hits += count_hits(output.top5_classes, labels)
+    if self._path:
+      with self._explain_error():
+        self._write(
+            [name, label, best, self._class_name(best),
+             repr(float(confidence)), k]
+            for name, label, (best, *_), confidence, k in zip(
+                names, labels, output.top5_classes, output.confidences,
+                output.exits))
+
+  def finish(self):
+    """Gives the file its name."""
+    if self._path:
+      with self._explain_error():
+        self._stream.close()
+        give_name(self._path + UNFINISHED_SUFFIX, self._path)
+
+  def _write(self, rows):
+    csv.writer(self._stream, lineterminator='\n').writerows(rows)
+    self._stream.flush()
+
+  def _explain_error(self):
+    return explain_error(
+        self._path, 'free some space or name another --output_dir')
+
+
+def count_hits(top5_classes, labels):
+  """How often the label is the best class, and among the best five; int [2].
 
   Args:
-    session: a `cascade_session.CascadeSession`, warmed up.
-    make_reader: a function that returns an iterator of all `RecordBatch`es.
+    top5_classes: int [images, 5], best first.
+    labels: int [images].
+  """
+  is_label = top5_classes == labels[:, np.newaxis]
+  return np.array([is_label[:, 0].sum(), is_label.sum()])
+
+
+def run(session, reader, num_images, predictions, compares):
+  """Runs all records through the cascade, and its plain network beside it.
+
+  Args:
+    session: a `cascade_session.CascadeSession`.
+    reader: of `read_records`; closed at the end.
     num_images: in all of them.
-    compares: whether the plain network runs too, and both are timed.
+    predictions: `Predictions`, to be added to.
+    compares: whether the plain network runs too.
 
   Returns:
-    `PassResults`.
+    (the plain network's hits, as of `count_hits`; batches of images for
+    `time_networks`, evenly spaced in the pass), (None, []) if nothing compares.
 
   Raises:
     UserError: there are fewer records than that.
   """
-  networks = [('cascade', session.run)]
-  if compares:
-    networks.append(('plain', session.run_plain))
-  readers = {name: make_reader() for name, _ in networks}
-  seconds = {name: np.zeros(2) for name, _ in networks}
-  outputs = {name: [] for name, _ in networks}
-  names, labels = [], []
+  plain_hits, kept, stride = np.zeros(2, int), [], 1
   progress = Progress('cascade', num_images, 'images')
-  while len(names) < num_images:
-    for name, network in networks:
-      start = time.perf_counter()
-      block, num_left = [], num_images - len(names)
-      # The end of a reader, which may take seconds, is never reached here.
-      while num_left > 0 and len(block) < _BATCHES_PER_BLOCK:
-        batch = next(readers[name], None)
-        if batch is None:
-          raise UserError(f'{num_images - num_left:,} records where there were '
-                          f'{num_images:,} at the start; they must not change '
-                          'while they are read')
-        outputs[name].append(network(batch.images))
-        block.append(batch)
-        num_left -= len(batch.names)
-      seconds[name][0] += time.perf_counter() - start
-    if compares:
-      for name, network in networks:
-        start = time.perf_counter()
-        for batch in block:
-          network(batch.images)
-        seconds[name][1] += time.perf_counter() - start
-      networks.reverse()
-    for batch in block:
-      names.extend(batch.names)
-      labels.append(batch.labels)
-    progress.update(len(names))
+  with contextlib.closing(reader):
+    # Not to its end, which takes TensorFlow's readers up to seconds.
+    for index in range(num_images):
+      batch = next(reader, None)
+      if batch is None:
+        raise UserError(
+            f'{predictions.num_images:,} records where there were '
+            f'{num_images:,} at the start; they must not change while they are '
+            'read')
+      predictions.add(batch.names, batch.labels, session.run(batch.images))
+      if compares:
+        plain_hits += count_hits(
+            session.run_plain(batch.images), batch.labels)
+        if not index:
+          num_batches = math.ceil(num_images / len(batch.names))
+          stride = math.ceil(num_batches * batch.images.nbytes / _KEPT_BYTES)
+        if index % stride == 0:
+          kept.append(batch.images)
+      progress.update(predictions.num_images)
+      if predictions.num_images >= num_images:
+        break
   progress.finish()
-  results = PassResults(
-      names, np.concatenate(labels),
-      CascadeOutput(*map(np.concatenate, zip(*outputs['cascade']))),
-      None, None, None)
-  if compares:
-    results = results._replace(
-        plain_top5_classes=np.concatenate(outputs['plain']),
-        seconds=Seconds(*seconds['cascade']),
-        plain_seconds=Seconds(*seconds['plain']))
-  return results
+  return (plain_hits, kept) if compares else (None, kept)
+
+
+# ---- Speed ------------------------------------------------------------------
+
+def time_networks(networks, batches):
+  """Images per second of each network, for batches in memory.
+
+  Args:
+    networks: functions of images, which have run before.
+    batches: of images, a list.
+  """
+  seconds = np.empty([_TIMED_RUNS, len(batches), len(networks)])
+  turns = list(range(len(networks)))
+  for run_number in range(_TIMED_RUNS):
+    for i, images in enumerate(batches):
+      for j in turns:
+        start = time.perf_counter()
+        networks[j](images)
+        seconds[run_number, i, j] = time.perf_counter() - start
+      turns.reverse()  # None has the warmer cache always.
+  return sum(map(len, batches)) / np.median(seconds, axis=0).sum(axis=0)
+
+
+def reading_rate(reader):
+  """Images per second that a reader reads and decodes with all cores."""
+  start = time.perf_counter()
+  num_images = seconds = 0
+  with contextlib.closing(reader):
+    for batch in reader:
+      num_images += len(batch.names)
+      seconds = time.perf_counter() - start
+      if seconds > _READING_SECONDS:
+        break
+  return num_images / seconds

@@ -1,6 +1,7 @@
 """A session with the cascade, the plain network, and each exit alone.
 
-All three are of one set of variables, on one device, for images in memory.
+All three have the same weights, as constants, on one device, for images in
+memory.
 """
 
 import multiprocessing
@@ -12,11 +13,10 @@ from tf_compat import tf
 
 import cascade_graph
 import devices as devices_lib
-import dump_record
-import resnet_checkpoint
+import shared_cascade_json
 import resnet_model
-from progress import Progress
-from stage_seconds import StageSeconds
+from shared_terminal import Progress
+from shared_stage_seconds import StageSeconds
 
 # Of each exit and batch size, of which the median is taken.
 _TIMED_RUNS = 5
@@ -32,7 +32,7 @@ class CascadeSession:
       model: a `resnet_model.Model`.
       classifier_ids: of the cascade, ascending, the network's own last.
       weights: a `resnet_checkpoint.ExitWeights` of these.
-      metric: of `cascade_results.CONFIDENCE_TERMS`.
+      metric: of `shared_results.CONFIDENCE_TERMS`.
       thresholds: float32 [T], or [T, classes] by predicted class.
       image_size: height and width in pixels.
       devices: `devices.Devices` of one replica.
@@ -40,29 +40,35 @@ class CascadeSession:
     """
     self._thresholds = np.asarray(thresholds, np.float32)
     is_per_class = self._thresholds.ndim == 2
-    with tf.Graph().as_default() as graph, tf.device(devices.replicas[0]):
-      self._images = tf.placeholder(
-          tf.float32, [None, image_size, image_size, 3])
-      self._fed_thresholds = tf.placeholder(tf.float32, [None, None])
-      with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        self._cascade = cascade_graph.build(
-            model, self._images, classifier_ids, self._fed_thresholds, metric,
-            is_per_class)
-        logits = model.exit_logits(
-            tf.cast(self._images, model.dtype), classifier_ids,
-            trunk_training=False, head_training=False)
-      # From classifier to what is fetched to run the network as far as there.
-      self._top5_classes = {
-          k: resnet_model.exit_output(logits[k]).top5_classes
-          for k in classifier_ids}
-      self._session = tf.Session(graph=graph, config=session_config)
-      savers = resnet_checkpoint.savers(weights.checkpoint_of)
-      graph.finalize()
-    for saver, checkpoint in savers:
-      saver.restore(self._session, checkpoint)
+
+    def build_tensors():
+      with tf.device(devices.replicas[0]):
+        images = tf.placeholder(
+            tf.float32, [None, image_size, image_size, 3])
+        fed_thresholds = tf.placeholder(tf.float32, [None, None])
+        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+          cascade = cascade_graph.build(
+              model, images, classifier_ids, fed_thresholds, metric,
+              is_per_class)
+          logits = model.exit_logits(
+              tf.cast(images, model.dtype), classifier_ids,
+              trunk_training=False, head_training=False)
+      return [images, fed_thresholds, *cascade[:3], *(
+          resnet_model.exit_output(logits[k]).top5_classes
+          for k in classifier_ids)]
+
+    graph, tensors = cascade_graph.freeze(build_tensors, weights.checkpoint_of)
+    self._images, self._fed_thresholds, *outputs = tensors
+    self._cascade = outputs[:3]  # `CascadeOutput` without probabilities.
+    # From classifier to what is fetched to run the network as far as there.
+    self._top5_classes = dict(zip(classifier_ids, outputs[3:]))
+    self._session = tf.Session(graph=graph, config=session_config)
 
   def run(self, images, thresholds=None):
     """`cascade_graph.CascadeOutput`, arrays, of images that may leave.
+
+    The softmaxes are not fetched: those of ImageNet's validation images take
+    200 MB.
 
     Args:
       images: float32 [batch, height, width, 3], preprocessed.
@@ -72,19 +78,24 @@ class CascadeSession:
       thresholds = self._thresholds
       if thresholds.ndim == 1:
         thresholds = np.tile(thresholds, (len(images), 1))
-    return self._session.run(self._cascade, {
-        self._images: images, self._fed_thresholds: thresholds})
+    return cascade_graph.CascadeOutput(*self._session.run(self._cascade, {
+        self._images: images, self._fed_thresholds: thresholds}), None)
 
-  def run_plain(self, images, classifier_ids=None):
-    """Top-5 classes int32 [batch, 5] of the network as it is; nobody leaves.
+  def run_plain(self, images):
+    """Top-5 classes int32 [batch, 5] of the network as it is."""
+    return self.run_exits(images, [resnet_model.FINAL_CLASSIFIER_ID])
+
+  def run_exits(self, images, classifier_ids):
+    """Runs the trunk as far as the last exit, and all heads; nobody leaves.
 
     Args:
       images: as for `run`.
-      classifier_ids: run the trunk as far as the last of them, and the heads
-        of all; None for the network's own classifier alone.
+      classifier_ids: of the exits, ascending.
+
+    Returns:
+      The last exit's top-5 classes, int32 [batch, 5].
     """
-    ids = classifier_ids or [resnet_model.FINAL_CLASSIFIER_ID]
-    return self._session.run([self._top5_classes[k] for k in ids], {
+    return self._session.run([self._top5_classes[k] for k in classifier_ids], {
         self._images: images})[-1]
 
   def warm_up(self, batch_size):
@@ -114,7 +125,7 @@ def profile_stages(session, network, classifier_ids, batch_size, devices,
 
   Args:
     session: a `CascadeSession`.
-    network: a `dump_record.Network`.
+    network: a `shared_cascade_json.Network`.
     classifier_ids: of the cascade, ascending.
     batch_size: the largest to measure.
     devices: `devices.Devices`.
@@ -125,21 +136,24 @@ def profile_stages(session, network, classifier_ids, batch_size, devices,
   images = np.random.RandomState(0).normal(scale=60, size=[
       batch_size, network.image_size, network.image_size, 3]).astype(
           np.float32)  # About what preprocessing gives.
-  to_exits = [classifier_ids[:i + 1] for i in range(len(classifier_ids))]
+  # To each exit, and the plain network.
+  runs = [classifier_ids[:i + 1] for i in range(len(classifier_ids))]
+  runs.append(classifier_ids[-1:])
   progress = Progress('stages', len(batch_sizes), 'batch sizes')
-  seconds = []  # [batch sizes, exits and the plain network]
+  medians = []  # [batch sizes, runs]
   for number, size in enumerate(batch_sizes, 1):
-    runs = np.empty([_TIMED_RUNS + 1, len(to_exits) + 1])
-    for i, j in np.ndindex(runs.shape):
+    seconds = np.empty([_TIMED_RUNS + 1, len(runs)])
+    for i, j in np.ndindex(seconds.shape):
       start = time.perf_counter()
-      session.run_plain(images[:size], (to_exits + [None])[j])
-      runs[i, j] = time.perf_counter() - start
-    seconds.append(np.median(runs[1:], axis=0) / size)  # The first warms up.
+      session.run_exits(images[:size], runs[j])
+      seconds[i, j] = time.perf_counter() - start
+    # The first one warms up.
+    medians.append(np.median(seconds[1:], axis=0) / size)
     progress.update(number)
   progress.finish()
-  *of_exits, of_plain = np.transpose(seconds).tolist()
+  *of_exits, of_plain = np.transpose(medians).tolist()
   return StageSeconds(
-      network=dump_record.shared_fields(network),
+      network=shared_cascade_json.shared_fields(network),
       device=devices_lib.describe(devices),
       threads={'inter_op': devices.inter_op_threads,
                'intra_op': devices.intra_op_threads,

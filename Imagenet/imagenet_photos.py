@@ -16,9 +16,6 @@ from tf_compat import tf
 
 import imagenet_preprocessing
 from image_files import prepare_image
-from user_error import UserError
-
-_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 
 
 class PhotoBatch(typing.NamedTuple):
@@ -26,32 +23,6 @@ class PhotoBatch(typing.NamedTuple):
   paths: typing.List[str]     # Of the images.
   images: np.ndarray          # float32 [images, height, width, 3]
   problems: typing.List[str]  # A line for each file that is no image.
-
-
-def find_photos(paths):
-  """Files as they are named, and the images in folders and their subfolders.
-
-  A folder gives the files with an image's extension, sorted by name.
-
-  Raises:
-    UserError: a path is not there, or a folder has no such file.
-  """
-  found = []
-  for path in paths:
-    if not os.path.exists(path):
-      raise UserError(f'{path}: no such file or folder')
-    if not os.path.isdir(path):
-      found.append(path)
-      continue
-    in_folder = [
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path, followlinks=True)
-        for name in names if name.lower().endswith(_EXTENSIONS)]
-    if not in_folder:
-      raise UserError(
-          f'{path}: a folder without images ({", ".join(_EXTENSIONS)})')
-    found.extend(sorted(in_folder))
-  return found
 
 
 def read_photos(paths, batch_size, image_size):

@@ -23,7 +23,11 @@ less than by MACs:
     what is left: choosing, gathering and putting back in order, and noise.
 
 What then is left of the difference is that a MAC of the first layers takes
-longer. The table goes to stdout and to a CSV file, all else to stderr.
+longer.
+
+With --onnx there is a second table (requirements-onnx.txt): milliseconds of a
+batch of 1 and of 32 in TensorFlow and in ONNX Runtime, in turns. For batches of
+1, each image's exit is drawn with the shares. The tables goes to stdout and to a CSV file, all else to stderr.
 """
 
 import argparse
@@ -51,14 +55,13 @@ import resnet_cost
 import resnet_run_loop
 from benchmark_arguments import check_smallest, make_parser
 from cascade_session import CascadeSession, profile_stages
-from dump_record import cumulative_costs
-from files import write_atomically
+from shared_cascade_json import cumulative_costs
+from shared_files import write_atomically
 from imagenet_main import ImagenetModel
 from resnet_model import BLOCK_SIZES, CLASSIFIER_IDS
-from stage_seconds import promised_speedup
+from shared_stage_seconds import promised_speedup
 from step3_runs import run_pretrained
-from tools_command_line import InputError, run, say
-from user_error import UserError
+from shared_terminal import UserError, run_main, say
 
 # Of clf0 and clf1; the other images leave at clf2.
 _SHARES = ((0, 0), (1 / 3, 1 / 3), (.6, .2), (1, 0))
@@ -109,17 +112,17 @@ def measure(session, images, all_counts, num_rounds):
     from counts.
 
   Raises:
-    InputError: images leave elsewhere than they should.
+    UserError: images leave elsewhere than they should.
   """
   rng = np.random.RandomState(0)
   runs = {'plain': lambda: session.run_plain(images),
-          'heads': lambda: session.run_plain(images, list(CLASSIFIER_IDS))}
+          'heads': lambda: session.run_exits(images, list(CLASSIFIER_IDS))}
   for counts in all_counts:
     thresholds = forced_thresholds(counts, rng)
     runs[counts] = lambda fed=thresholds: session.run(images, fed)
     exits = runs[counts]().exits
     if tuple(np.sum(exits == k) for k in CLASSIFIER_IDS) != counts:
-      raise InputError(f'of {len(images)} images, {counts} should leave at '
+      raise UserError(f'of {len(images)} images, {counts} should leave at '
                        f'each exit; they left at {exits.tolist()}')
   runs['plain'](), runs['heads']()  # First runs; the others have had theirs.
   repeats = math.ceil(_LEAST_IMAGES / len(images))
@@ -176,6 +179,82 @@ def rows_of(session, network, profile, images, num_rounds):
         100 * (by_full_times / by_times - 1))))
 
 
+# ---- Beside ONNX Runtime ----------------------------------------------------
+
+_ONNX_SHARES = ((1 / 3, 1 / 3), (.6, .2))
+_ONNX_BATCH_SIZES = (1, 32)
+_ONNX_COLUMNS = ('runtime', 'network', 'batch', 'clf0', 'clf1', 'p50 ms',
+                 'p99 ms', 'images/s')
+
+
+def onnx_networks(folder, model, checkpoint_of, image_size):
+  """The whole network and the cascade as `run_onnx_cascade.Cascade`s."""
+  import cascade_onnx
+  sys.path.insert(0, ROOT)
+  import run_onnx_cascade
+  networks = []
+  for ids in ([CLASSIFIER_IDS[-1]], list(CLASSIFIER_IDS)):
+    path = os.path.join(folder, f'onnx{len(ids)}')
+    cascade_onnx.write(path, model, ids, checkpoint_of, image_size, {
+        'classifiers': ids, 'metric': 'top1', 'image_size': image_size,
+        'thresholds': [1] * (len(ids) - 1), 'class_names': None,
+        'class_names_first_label': 1})
+    networks.append(run_onnx_cascade.Cascade(path))
+  return networks
+
+
+def onnx_rows(session, whole, cascade, images, num_runs):
+  """Times one batch size; yields rows of `_ONNX_COLUMNS`.
+
+  Args:
+    session: a `CascadeSession`.
+    whole, cascade: of `onnx_networks`.
+    images: a batch.
+    num_runs: of each network.
+  """
+  rng = np.random.RandomState(0)
+  runs = {('TensorFlow', 'plain', None): lambda exits: session.run_plain(images),
+          ('ONNX Runtime', 'plain', None): lambda exits: whole.run(images)}
+  for shares in ((0, 0),) + _ONNX_SHARES:
+    runs['TensorFlow', 'cascade', shares] = lambda exits: session.run(
+        images, np.where(exits[:, np.newaxis] > [0, 1], np.inf, -np.inf))
+    runs['ONNX Runtime', 'cascade', shares] = lambda exits: cascade.run(
+        images, lambda number, confidences, predicted, rows:
+        exits[rows] == number)
+  seconds = {name: [] for name in runs}
+  for _ in range(num_runs + 1):
+    exits_of = {None: None}
+    for shares in ((0, 0),) + _ONNX_SHARES:
+      exits_of[shares] = rng.permutation(np.repeat(
+          range(3), exit_counts(len(images), shares))) if len(images) > 1 else (
+              rng.choice(3, [1], p=[*shares, 1 - sum(shares)]))
+    for name, run_once in runs.items():
+      start = time.perf_counter()
+      run_once(exits_of[name[2]])
+      seconds[name].append(time.perf_counter() - start)
+  for (runtime, network, shares), of in seconds.items():
+    p50, p99 = 1000 * np.percentile(of[1:], [50, 99])  # The first warms up.
+    yield (runtime, network, len(images), *(
+        f'{share:.3f}' for share in shares or (0, 0)), f'{p50:.1f}',
+           f'{p99:.1f}', f'{len(images) / np.mean(of[1:]):.2f}')
+
+
+def onnx_benchmark(args, session, networks, images):
+  """Prints the second table; returns its lines, the titles first."""
+  lines = [_ONNX_COLUMNS]
+  for batch_size in _ONNX_BATCH_SIZES:
+    say(f'ONNX Runtime, batch {batch_size}')
+    rows = np.resize(np.arange(len(images)), batch_size)
+    lines.extend(onnx_rows(
+        session, *networks, images[rows],
+        args.rounds * (20 if batch_size == 1 else 1)))
+  for line in lines:
+    print(''.join(f'{cell:>13}' for cell in line), flush=True)
+  return lines
+
+
+# ---- The command line -------------------------------------------------------
+
 def benchmark(args):
   """Measures everything, prints the table and writes the file."""
   devices = devices_lib.resolve(num_local_gpus(), max(args.batch_sizes))
@@ -203,6 +282,8 @@ def benchmark(args):
     session = CascadeSession(
         model, list(CLASSIFIER_IDS), weights, 'top1', [np.inf, np.inf],
         args.image_size, devices, devices_lib.session_config(devices))
+    networks = args.onnx and onnx_networks(
+        folder, model, weights.checkpoint_of, args.image_size)
   with session:
     profile = profile_stages(
         session, network, list(CLASSIFIER_IDS), max(args.batch_sizes), devices,
@@ -221,15 +302,21 @@ def benchmark(args):
         lines.append([stack, device] + cells)
         print(''.join(f'{cell:>{width + 1}}' for cell, (width, _) in
                       zip(cells, _COLUMNS.values())), flush=True)
+    write_csv(output, [['stack', 'device', *_COLUMNS]] + lines)
+    if networks:
+      write_csv(re.sub(r'(\.csv)?$', '_onnx.csv', output, 1),
+                onnx_benchmark(args, session, networks, images))
+
+
+def write_csv(path, lines):
   text = io.StringIO()
-  csv.writer(text, lineterminator='\n').writerows(
-      [['stack', 'device', *_COLUMNS]] + lines)
-  write_atomically(output, text.getvalue().encode())
-  say(f'written to {output}')
+  csv.writer(text, lineterminator='\n').writerows(lines)
+  write_atomically(path, text.getvalue().encode())
+  say(f'written to {path}')
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `InputError` where it is wrong."""
+  """Parses the command line; raises `UserError` where it is wrong."""
   parser = make_parser(__doc__)
   parser.add_argument('--batch_sizes', default='1,8,32,64', metavar='N,N',
                       help='powers of two (%(default)s)')
@@ -239,19 +326,21 @@ def parse_arguments(arguments=None):
       ('image_size', 224, 'height and width of the images')):
     parser.add_argument(f'--{flag}', type=int, default=default, metavar='N',
                         help=what + ' (%(default)s)')
+  parser.add_argument('--onnx', action='store_true',
+                      help='also measure ONNX Runtime, in a second table')
   parser.add_argument('--output', metavar='FILE', help='the CSV file '
                       '(benchmarks/results/real_exits_STACK_MACHINE.csv)')
   args = parser.parse_args(arguments)
   check_smallest(args, {'rounds': 1, 'image_size': 32})
   if args.resnet_size not in BLOCK_SIZES:
-    raise InputError(f'--resnet_size {args.resnet_size}: give one of '
+    raise UserError(f'--resnet_size {args.resnet_size}: give one of '
                      f'{", ".join(map(str, BLOCK_SIZES))}')
   named = args.batch_sizes
   args.batch_sizes = [int(size) if size.isdigit() else 0
                       for size in named.split(',')]
   # Of these `profile_stages` has the times.
   if not all(size and size & (size - 1) == 0 for size in args.batch_sizes):
-    raise InputError(f'--batch_sizes {named}: give powers of two, such as 1,8')
+    raise UserError(f'--batch_sizes {named}: give powers of two, such as 1,8')
   return args
 
 
@@ -261,8 +350,8 @@ def main():
   try:
     benchmark(args)
   except UserError as error:  # Of the modules in `Imagenet/`.
-    raise InputError(str(error))
+    raise UserError(str(error))
 
 
 if __name__ == '__main__':
-  sys.exit(run(main))
+  sys.exit(run_main(main))

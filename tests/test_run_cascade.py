@@ -4,6 +4,7 @@ import csv
 import glob
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -13,19 +14,20 @@ import pytest
 from PIL import Image
 
 import analyze_imagenet_labels
-import cascade_results
-import dump_names
+import cascade_pass
 import rule_weights
 import run_cascade
+import run_record
+import shared_dumps
+import shared_results
+import shared_stage_seconds
 import small_world
-import stage_seconds
-from cascade import analysis
 from cascade_session import CascadeSession
 from devices import resolve, session_config
 from small_network import IMAGE_SIZE, NUM_CLASSES
 from tf_compat import tf
 from tiny_checkpoints import write_checkpoint
-from user_error import UserError
+from shared_terminal import UserError
 
 CLASSIFIERS = [0, 1, 2]
 DEFAULTS = dict(
@@ -36,7 +38,7 @@ DEFAULTS = dict(
     datasets_num_parallel_batches=None, image_bytes_as_serving_input=False,
     data_dir=None, classifier_id=['0', '1', '2'], thresholds=None,
     results=None, choose=None, metric='top1', split=None, compare=False,
-    output_dir=None, export_dir=None, profile_stages=False)
+    output_dir=None, export_dir=None, export_onnx=None, profile_stages=False)
 
 
 @pytest.fixture(scope='module')
@@ -73,76 +75,88 @@ def read_csv(path):
     return list(csv.DictReader(stream))
 
 
+def dumped_exits(world, thresholds, metric='top1'):
+  """Where images leave by their dumped softmaxes, and what is sure of it.
+
+  Args:
+    thresholds: float32 [T], or [T, classes].
+
+  Returns:
+    (exits int [images]; whether no confidence is within 1e-5 of a threshold;
+    top-5 classes int [images, 5] of each exit; softmaxes of each exit).
+  """
+  softmaxes = [np.load(str(
+      world.folder / 'dumps' / shared_dumps.probabilities_file_names(
+          k, 'validation')[0])) for k in CLASSIFIERS]
+  num_images = len(softmaxes[0])
+  top5 = [np.argsort(-softmax, axis=1, kind='mergesort')[:, :5]
+          for softmax in softmaxes]
+  exits, is_sure = np.full(num_images, 2), np.ones(num_images, bool)
+  for m in (1, 0):
+    confidences = -np.sort(-softmaxes[m], axis=1)[
+        :, :shared_results.CONFIDENCE_TERMS[metric]].sum(
+            axis=1, dtype=np.float64).astype(np.float32)
+    threshold = (thresholds[m] if thresholds.ndim == 1 else
+                 thresholds[m][top5[m][:, 0]])
+    exits[confidences >= threshold] = m
+    is_sure &= abs(confidences - threshold) > 1e-5
+  rows = np.arange(num_images)
+  return (exits, is_sure, np.array(top5)[exits, rows],
+          np.array(softmaxes)[exits, rows])
+
+
 @pytest.mark.parametrize('metric', ['top1', 'top5'])
 def test_decisions_equal_the_analysis(world, metric):
-  """Every setting of every method, image by image."""
-  results = cascade_results.load(str(world.folder / 'results'))
-  dumps = {k: np.load(str(
-      world.folder / 'dumps' / dump_names.probabilities_file_names(
-          k, 'validation')[0])) for k in CLASSIFIERS}
-  labels = np.array([label for _, label in world.rows['validation']])
-  order = {k: np.argsort(-dump, axis=1, kind='mergesort')[:, :5]
-           for k, dump in dumps.items()}
-  num_terms = {'top1': 1, 'top5': 5}[metric]
-  confidences = {
-      k: np.take_along_axis(dump, order[k][:, :num_terms], axis=1).sum(
-          axis=1, dtype=np.float64) for k, dump in dumps.items()}
-  images = world.preprocessed('validation')
+  """On the network itself; `test_run_cascade_graph.py` has every row."""
+  results = shared_results.load(str(world.folder / 'results'))
   rows = [row for row in results.rows if row['metric'] == metric]
-  # All settings but for those of `global`, a thousand.
-  rows = [row for i, row in enumerate(rows)
-          if row['method'] != 'global' or i % 50 == 0]
-  assert {row['method'] for row in rows} == {
-      'cst', 'global', 'ccst', 'budgeted', 'pareto', 'risk'}
-  # The first half of them calibrates `risk`, the second one judges it.
-  shuffled = np.random.RandomState(analysis.HALVES_SEED).permutation(
-      len(images))
-  second_half = np.sort(shuffled[len(images) // 2:])
+  rows = [row for i, row in enumerate(rows) if row['method'] == 'ccst' or
+          i % (100 if row['method'] == 'global' else 5) == 0]
+  images = world.preprocessed('validation')
   devices = resolve(0, len(images), 0)
-  num_near = 0
-  flags = types.SimpleNamespace(**dict(
-      DEFAULTS, model_dir=str(world.folder / 'all'), metric=metric,
-      results=str(world.folder / 'results')))
-  for is_per_class in (False, True):
-    chosen = [row for row in rows if (row['method'] == 'ccst') == is_per_class]
-    for row in chosen:
-      flags.choose = f'{row["method"]}:{row["setting"]!r}'
-      choice = cascade_results.choose(results, flags.choose, metric)
-      if row is chosen[0]:
-        cascade = run_cascade._cascade(  # pylint: disable=protected-access
-            flags, None, devices)
-        session = CascadeSession(
-            cascade.model, CLASSIFIERS, cascade.weights, metric,
-            choice.thresholds, IMAGE_SIZE, devices, session_config(devices))
-      thresholds = choice.thresholds
-      if not is_per_class:
-        thresholds = np.tile(thresholds, (len(images), 1))
-      output = session.run(images, thresholds)
-      exits = np.full(len(images), 2)
-      is_near = np.zeros(len(images), bool)
-      for m in (1, 0):
-        threshold = choice.thresholds[m]
-        if is_per_class:
-          threshold = threshold[order[m][:, 0]]
-        exits[confidences[m].astype(np.float32) >= threshold] = m
-        is_near |= abs(confidences[m] - threshold) <= 1e-5
-      np.testing.assert_array_equal(output.exits[~is_near], exits[~is_near])
-      classes = np.array([order[k][i] for i, k in enumerate(output.exits)])
-      np.testing.assert_array_equal(output.top5_classes, classes)
-      num_near += np.count_nonzero(output.exits != exits)
-      if (output.exits == exits).all():
-        judging = second_half if row['method'] == 'risk' else slice(None)
-        hits = (classes == labels[:, np.newaxis])[judging, :num_terms]
-        assert hits.any(axis=1).mean() == pytest.approx(row['test_accuracy'])
-        for k in CLASSIFIERS:
-          assert np.mean(exits[judging] == k) == pytest.approx(
-              row[f'exit_share_clf{k}'])
-    session.__exit__()
-  print(f'{num_near} images, of {len(rows) * len(images)}, are within 1e-5 of '
-        'a threshold and left elsewhere')
+  sessions = {}  # Whether thresholds are per class, to session.
+  for row in rows:
+    flags = types.SimpleNamespace(**dict(
+        DEFAULTS, model_dir=str(world.folder / 'all'), metric=metric,
+        results=str(world.folder / 'results'),
+        choose=f'{row["method"]}:{row["setting"]!r}'))
+    is_per_class = row['method'] == 'ccst'
+    if is_per_class not in sessions:
+      cascade = run_cascade._cascade(  # pylint: disable=protected-access
+          flags, None, devices)
+      sessions[is_per_class] = CascadeSession(
+          cascade.model, CLASSIFIERS, cascade.weights, metric,
+          cascade.thresholds, IMAGE_SIZE, devices, session_config(devices))
+    thresholds = shared_results.choose(results, flags.choose, metric).thresholds
+    output = sessions[is_per_class].run(
+        images, thresholds if is_per_class else
+        np.tile(thresholds, (len(images), 1)))
+    exits, is_sure, top5_classes, _ = dumped_exits(world, thresholds, metric)
+    np.testing.assert_array_equal(output.exits[is_sure], exits[is_sure])
+    np.testing.assert_array_equal(
+        output.top5_classes[is_sure], top5_classes[is_sure])
 
 
-def test_records(world, tmp_path, capfd):
+def test_weights_are_constants(world):
+  """Also behind the conditions under which later stages run."""
+  devices = resolve(0, 4, 0)
+  cascade = run_cascade._cascade(  # pylint: disable=protected-access
+      types.SimpleNamespace(**dict(
+          DEFAULTS, model_dir=str(world.folder / 'all'),
+          thresholds=['0.5', '0.5'])), None, devices)
+  with CascadeSession(
+      cascade.model, CLASSIFIERS, cascade.weights, 'top1', cascade.thresholds,
+      IMAGE_SIZE, devices, session_config(devices)) as session:
+    operations = session._session.graph.get_operations()  # pylint: disable=protected-access
+  assert not [op for op in operations if 'Variable' in op.type]
+  kernels = [op.inputs[1].op for op in operations
+             if op.type in ('Conv2D', 'MatMul')]
+  assert len(kernels) > 40
+  assert {kernel.type if kernel.type != 'Identity' else
+          kernel.inputs[0].op.type for kernel in kernels} == {'Const'}
+
+
+def test_records(world, tmp_path):
   """The command: accuracy beside the plain network's, speeds, predictions."""
   finished = subprocess.run(
       [sys.executable, run_cascade.__file__, '-rv', '2', '-rs', '18',
@@ -155,16 +169,16 @@ def test_records(world, tmp_path, capfd):
   assert finished.returncode == 0, finished.stderr
   assert 'speedup: measured' in finished.stdout
   record = json.loads((tmp_path / 'out' / 'run.json').read_text())
-  row = cascade_results.choose(
-      cascade_results.load(str(world.folder / 'results')), 'cst:30',
+  row = shared_results.choose(
+      shared_results.load(str(world.folder / 'results')), 'cst:30',
       'top1').row
   assert record['top1'] == pytest.approx(row['test_accuracy'])
   assert record['gmacs_per_image'] == pytest.approx(row['gmacs_per_image'])
   assert record['speedup_by_macs'] == pytest.approx(row['speedup'])
   assert record['choice'] == 'cst:30.0'
   assert all(record[name] > 0 for name in (
-      'speedup_by_stage_times', 'speedup_measured', 'speedup_end_to_end',
-      'images_per_second', 'plain_images_per_second'))
+      'speedup_by_stage_times', 'speedup_measured', 'images_per_second',
+      'plain_images_per_second', 'images_per_second_reading'))
   labels = [label for _, label in world.rows['validation']]
   top5 = np.load(str(world.folder / 'dumps' / 'clf2_top5_classes.npy'))
   hits = top5 == np.array(labels)[:, np.newaxis]
@@ -185,6 +199,8 @@ def test_photos(world, tmp_path, capsys):
     (folder / f'{i:02d}.jpg').write_bytes(jpeg)
   (folder / '03a.png').write_text('no image')
   (folder / 'notes.txt').write_text('passed over')
+  (folder / '._00.jpg').write_text('hidden')
+  (folder / 'again').symlink_to(folder)
   extra = tmp_path / 'extra.webp'
   Image.new('RGB', (40, 50), (200, 30, 30)).save(str(extra))
   status = run(world, folder, extra, thresholds=['0.15', '0.15'],
@@ -194,12 +210,12 @@ def test_photos(world, tmp_path, capsys):
   assert len(out.splitlines()) == len(world.rows['validation']) + 1
   assert out.splitlines()[0].startswith(str(folder / '00.jpg') + ': ')
   assert out.splitlines()[-1].startswith(f'{extra}: ')
-  line, = [line for line in err.splitlines() if 'run_cascade' in line]
-  assert '03a.png' in line and 'left out' in line
+  assert '03a.png' in err and 'left out' in err
   of_photos = read_csv(tmp_path / 'out' / 'predictions.csv')
   assert run(world, thresholds=['0.15', '0.15'], split='validation',
              data_dir=world.folder / 'tf_records', output_dir=tmp_path) == 0
-  for photo, record in zip(of_photos, read_csv(tmp_path / 'predictions.csv')):
+  of_records = read_csv(tmp_path / 'predictions.csv')
+  for photo, record in zip(of_photos, of_records):
     assert photo['exit'] == record['exit']
     assert photo['class'] == record['class']
     assert float(photo['confidence']) == pytest.approx(
@@ -212,13 +228,12 @@ def test_photos(world, tmp_path, capsys):
 def test_export(world, tmp_path, choose, takes_bytes, capsys):
   run(world, results=world.folder / 'results', choose=choose,
       export_dir=tmp_path / 'export', image_bytes_as_serving_input=takes_bytes)
-  assert f'run_cascade.py: --choose {choose}: {choose}, top1 0.' in (
-      capsys.readouterr().err)
+  assert f'--choose {choose}: {choose}, top1 0.' in capsys.readouterr().err
   folder, = glob.glob(str(tmp_path / 'export' / '*'))
-  with open(os.path.join(folder, 'assets.extra', 'cascade.json')) as stream:
+  with open(os.path.join(folder, 'assets.extra', 'export.json')) as stream:
     record = json.load(stream, parse_constant=pytest.fail)  # As in NaN.
   assert record['choice'] == choose + '.0'
-  expected = cascade_results.choose(cascade_results.load(
+  expected = shared_results.choose(shared_results.load(
       str(world.folder / 'results')), choose, 'top1').row
   assert record['expected']['test_accuracy'] == expected['test_accuracy']
   thresholds = np.array(record['thresholds'], np.float32)
@@ -226,24 +241,20 @@ def test_export(world, tmp_path, choose, takes_bytes, capsys):
   images = world.preprocessed('validation')
   fed = [jpeg for jpeg, _ in world.rows['validation']] if takes_bytes else (
       images)
-  dumped = {k: np.load(str(
-      world.folder / 'dumps' / dump_names.probabilities_file_names(
-          k, 'validation')[0])) for k in CLASSIFIERS}
 
-  def check(outputs, thresholds_of):
-    exits = np.full(len(images), 2)
-    for m in (1, 0):
-      exits[dumped[m].max(axis=1) >= thresholds_of(m)] = m
-    assert list(outputs['exits']) == list(exits)
-    for i, k in enumerate(exits):
-      np.testing.assert_allclose(
-          outputs['probabilities'][i], dumped[k][i], atol=1e-5)
-      assert outputs['classes'][i] == dumped[k][i].argmax()
-      assert outputs['confidences'][i] == pytest.approx(
-          dumped[k][i].max(), abs=1e-5)
+  def check(outputs, thresholds):
+    exits, is_sure, top5_classes, softmaxes = dumped_exits(world, thresholds)
+    np.testing.assert_array_equal(outputs['exits'][is_sure], exits[is_sure])
+    np.testing.assert_array_equal(
+        outputs['classes'][is_sure], top5_classes[is_sure, 0])
+    np.testing.assert_allclose(
+        outputs['probabilities'][is_sure], softmaxes[is_sure], atol=1e-5)
+    np.testing.assert_allclose(outputs['confidences'][is_sure],
+                               softmaxes[is_sure].max(axis=1), atol=1e-5)
 
-  with tf.Graph().as_default(), tf.Session() as session:
+  with tf.Graph().as_default() as graph, tf.Session() as session:
     model = tf.saved_model.loader.load(session, ['serve'], folder)
+    assert not [op for op in graph.get_operations() if 'Variable' in op.type]
 
     def call(signature, **inputs):
       definition = model.signature_def[signature]
@@ -255,20 +266,126 @@ def test_export(world, tmp_path, choose, takes_bytes, capsys):
            for name, value in inputs.items()})
 
     name = 'image_bytes' if takes_bytes else 'images'
-    # Away from the dumps' own confidences, which are the thresholds.
+    check(call('serving_default', **{name: fed}), thresholds)
+    given = np.array([.151, .149], np.float32)
     check(call('with_thresholds', **{
-        name: fed, 'thresholds': np.tile([.151, .149], (len(images), 1))}),
-          lambda m: (.151, .149)[m])
-    stored = call('serving_default', **{name: fed})
-    check(stored, lambda m: np.float32(1e-6) * -1 + (
-        thresholds[m][dumped[m].argmax(axis=1)] if takes_bytes
-        else thresholds[m]))
+        name: fed, 'thresholds': np.tile(given, (len(images), 1))}), given)
+
+
+def test_export_of_odd_batches(world, tmp_path):
+  """Thresholds without a row for each image are an error; no images are none."""
+  run(world, thresholds=['0.2', '0.2'], export_dir=tmp_path)
+  folder, = glob.glob(str(tmp_path / '*'))
+  with open(os.path.join(folder, 'assets.extra', 'export.json')) as stream:
+    record = json.load(stream)
+  assert '123.68' in record['images'] and '0 to 255' in record['images']
+  assert record['class_names_first_label'] == 1
+  images = world.preprocessed('validation')[:3]
+  with tf.Graph().as_default(), tf.Session() as session:
+    model = tf.saved_model.loader.load(session, ['serve'], folder)
+    for signature in model.signature_def.values():
+      fed = {'images': images[:0], 'thresholds': np.zeros([0, 2])}
+      outputs = session.run(
+          {name: of.name for name, of in signature.outputs.items()},
+          {of.name: fed[name] for name, of in signature.inputs.items()})
+      assert outputs['probabilities'].shape == (0, NUM_CLASSES)
+      assert all(len(value) == 0 for value in outputs.values())
+    signature = model.signature_def['with_thresholds']
+    # Where everybody leaves, nobody asked for the other rows.
+    with pytest.raises(tf.errors.InvalidArgumentError, match='a row for each'):
+      session.run(signature.outputs['exits'].name, {
+          signature.inputs['images'].name: images,
+          signature.inputs['thresholds'].name: np.zeros([1, 2])})
+
+
+def test_export_on_a_full_disk(world, tmp_path, monkeypatch):
+  def fail(*unused, **kwargs):
+    raise tf.errors.ResourceExhaustedError(None, None, 'No space left')
+
+  monkeypatch.setattr(
+      tf.saved_model.builder.SavedModelBuilder, 'save', fail)
+  with pytest.raises(UserError, match='No space left'):
+    run(world, thresholds=['0.2', '0.2'], export_dir=tmp_path / 'export')
+  assert not os.listdir(str(tmp_path / 'export'))
+
+
+def test_a_stop_keeps_what_was_predicted(world, tmp_path, monkeypatch):
+  """The rows so far, and an earlier run's results."""
+  (tmp_path / 'predictions.csv').write_text('earlier')
+
+  def two_batches(*unused):
+    for _ in range(2):
+      yield cascade_pass.RecordBatch(
+          world.preprocessed('validation')[:4], np.ones(4, np.int32), ['x'] * 4)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(cascade_pass, 'read_records', two_batches)
+  with pytest.raises(KeyboardInterrupt):
+    run(world, thresholds=['0.2', '0.2'], split='validation',
+        data_dir=world.folder / 'tf_records', output_dir=tmp_path)
+  assert (tmp_path / 'predictions.csv').read_text() == 'earlier'
+  assert len(read_csv(tmp_path / 'predictions.csv.unfinished')) == 8
+
+
+def test_no_photo_is_an_image(world, tmp_path, capsys):
+  """The results of an earlier run must not look like this one's."""
+  (tmp_path / 'bad.jpg').write_text('no image')
+  (tmp_path / 'run.json').write_text('{"num_images": 7}')
+  (tmp_path / 'predictions.csv').write_text('earlier')
+  assert run(world, tmp_path / 'bad.jpg', thresholds=['0.2', '0.2'],
+             output_dir=tmp_path) == 1
+  assert read_csv(tmp_path / 'predictions.csv') == []
+  record = json.loads((tmp_path / 'run.json').read_text())
+  assert record['num_images'] == 0 and record['exit_shares'] is None
+
+
+@pytest.mark.parametrize('known', ['--results', '--thresholds'])
+def test_class_names_in_another_order(world, tmp_path, known):
+  """Names of --results and --data_dir differ: neither is believed."""
+  for name in os.listdir(str(world.folder / 'results')):
+    (tmp_path / name).write_bytes(
+        (world.folder / 'results' / name).read_bytes())
+  names = [f'class {i}' for i in range(1, NUM_CLASSES)]
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  summary['class_names'] = names[:2] + names[3:] + names[2:3]
+  (tmp_path / 'summary.json').write_text(json.dumps(summary))
+  (tmp_path / 'dataset.json').write_text(json.dumps({
+      'num_classes': NUM_CLASSES, 'class_names': names,
+      'num_images': {'train': 13, 'validation': 11}}))
+  flags = dict(choose='cst:30') if known == '--results' else dict(
+      thresholds=['0.2', '0.2'])
+  with pytest.raises(UserError, match='class 3 is class 4, and class 3'):
+    run(world, results=tmp_path, data_dir=tmp_path, profile_stages=True,
+        output_dir=tmp_path, **flags)
+
+
+def test_class_names_of_the_model_folder(world, tmp_path, capsys):
+  """Printed without --data_dir and --results; another data set is refused."""
+  shutil.copytree(str(world.folder / 'all'), str(tmp_path / 'all'))
+  names = [f'class {i}' for i in range(1, NUM_CLASSES)]
+  run_record.record_class_names(str(tmp_path / 'all'), names)
+  photo = tmp_path / 'photo.jpg'
+  photo.write_bytes(world.rows['validation'][0][0])
+  run(world, photo, model_dir=tmp_path / 'all', thresholds=['0', '0'])
+  assert ': class ' in capsys.readouterr().out
+  (tmp_path / 'dataset.json').write_text(json.dumps({
+      'num_classes': NUM_CLASSES, 'class_names': ['ant'] + names[1:],
+      'num_images': {'train': 13, 'validation': 11}}))
+  with pytest.raises(UserError, match='class 1 is class 1, and ant in'):
+    run(world, photo, model_dir=tmp_path / 'all', thresholds=['0', '0'],
+        data_dir=tmp_path)
+
+
+def test_thresholds_where_rounding_decides(world, tmp_path, capsys):
+  run(world, thresholds=['0.9999999', '0.2'], profile_stages=True,
+      output_dir=tmp_path)
+  assert 'within 1e-06 of 1' in capsys.readouterr().err
 
 
 def test_profile_is_a_cost_of_the_analysis(world, tmp_path, capsys):
   run(world, profile_stages=True, output_dir=tmp_path)
-  path = tmp_path / stage_seconds.FILE_NAME
-  profile = stage_seconds.load(str(path))
+  path = tmp_path / shared_stage_seconds.FILE_NAME
+  profile = shared_stage_seconds.load(str(path))
   assert profile.batch_sizes == [1, 2, 4]
   assert list(profile.seconds_per_image) == CLASSIFIERS
   analyze_imagenet_labels.main([
@@ -280,19 +397,17 @@ def test_profile_is_a_cost_of_the_analysis(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (dict(), 'when do images leave'),
-    (dict(thresholds=['0.5']), '1 of them, and 2 exits'),
-    (dict(thresholds=['0.5', '0.5', '0.5']), '3 of them, and 2 exits'),
-    (dict(thresholds=['0.5', 'nan']), 'nan is no threshold'),
-    (dict(thresholds=['0.5', 'x']), 'not numbers'),
-    (dict(thresholds=['0.9', '80']), 'from 0 to 1, or inf'),
-    (dict(thresholds=['-0.5', '1']), 'from 0 to 1, or inf'),
-    (dict(choose='cst:2'), 'needs --results'),
-    (dict(thresholds=['1', '1'], num_gpus=2), 'one device'),
-    (dict(thresholds=['1', '1'], image_size=33), 'multiple of 32'),
-    (dict(thresholds=['1'], classifier_id=['0', '1']), 'ends with classifier'),
+    (dict(), '--thresholds'),
+    (dict(thresholds=['0.5']), '--thresholds 0.5: give 2'),
+    (dict(thresholds=['0.5', 'nan']), '--thresholds 0.5,nan'),
+    (dict(thresholds=['0.5', 'x']), '--thresholds 0.5,x'),
+    (dict(thresholds=['0.9', '80']), '--thresholds 0.9,80'),
+    (dict(choose='cst:2'), '--results'),
+    (dict(thresholds=['1', '1'], num_gpus=2), '--num_gpus'),
+    (dict(thresholds=['1', '1'], image_size=33), '--image_size'),
+    (dict(thresholds=['1'], classifier_id=['0', '1']), '--classifier_id'),
     (dict(thresholds=['1', '1'], split='train'), 'photo.jpg'),
-    (dict(profile_stages=True), 'needs --output_dir'),
+    (dict(profile_stages=True), '--output_dir'),
 ])
 def test_flags_that_do_not_fit(world, flags, message, tmp_path):
   photo = tmp_path / 'photo.jpg'
@@ -302,7 +417,7 @@ def test_flags_that_do_not_fit(world, flags, message, tmp_path):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (dict(choose='cst:2'), 'no such setting'),
+    (dict(choose='cst:99'), 'no such setting'),
     (dict(choose='speedup>=50'), 'the nearest is'),
     (dict(choose='cst:30', model_dir='other'), 'of other weights'),
     (dict(choose='cst:30', model_dir='trunk'), 'clf0: its head is not in'),
@@ -315,10 +430,3 @@ def test_results_that_do_not_fit(world, flags, message):
     run(world, export_dir=world.folder / 'never',
         results=world.folder / 'results', **flags)
   assert not (world.folder / 'never').exists()
-
-
-def test_paths_that_do_not_fit(world, tmp_path):
-  for path, message in ((tmp_path, 'a folder without images'),
-                        (tmp_path / 'gone.jpg', 'no such file')):
-    with pytest.raises(UserError, match=message):
-      run(world, path, thresholds=['1', '1'])

@@ -30,11 +30,9 @@ def test_steps_end_to_end(tmp_path):
       stderr=subprocess.PIPE, universal_newlines=True)
   assert finished.returncode == 0, finished.stderr
   # Every command is shown.
-  assert re.findall(r'^\$ (?:python3 )?(\S+)', finished.stdout, re.M) == (
-      ['source', 'mkdir', 'cp', 'export', 'cp', 'cd', 'make_demo_dataset.py',
-       'export', './preprocess_imagenet.sh', 'cd'] + ['imagenet_main.py'] * 5 +
-      ['cd'] + ['analyze_imagenet_labels.py'] * 2 +
-      ['cd', 'run_cascade.py', 'mkdir', 'tar', 'run_cascade.py'])
+  assert re.findall(r'^\$ (?:python3 |\./)(\w+)', finished.stdout, re.M) == (
+      ['make_demo_dataset', 'preprocess_imagenet'] + ['imagenet_main'] * 5 +
+      ['analyze_imagenet_labels'] * 2 + ['run_cascade'] * 2)
   assert re.search(STEP_4, finished.stdout)
 
   # Dumps hold the records' images, and the labels that step 2 wrote.
@@ -54,12 +52,9 @@ def test_steps_end_to_end(tmp_path):
   # The cost of this network, and the figures.
   record = json.loads((dumps / 'cascade.json').read_text())
   assert [entry['classifier_id'] for entry in record['exits']] == [0, 1, 2]
-  assert (record['network'], record['image_size']) == ('ResNet-v2-18', 32)
   results = folder / 'results'
   assert f'figures are in {results}' in finished.stdout
-  for name in ('accuracy_vs_macs_top1', 'accuracy_vs_macs_top5',
-               'confidence_clf', 'exit_shares'):
+  for name in ('accuracy_vs_macs_top1', 'confidence_clf'):
     assert (results / f'{name}.png').stat().st_size > 1000
-    assert (results / f'{name}.pdf').stat().st_size > 1000
   summary = json.loads((results / 'summary.json').read_text())
-  assert summary['network'] == 'ResNet-v2-18'
+  assert summary['network'] == record['network'] == 'ResNet-v2-18'

@@ -3,39 +3,16 @@
 import json
 import multiprocessing
 import os
-import platform
 
-import numpy as np
 import pytest
 
-import command_line
-import devices
-import imagenet_main
 import run_record
-from dump_names import DumpShard
-from tf_compat import tf
-from user_error import UserError
+from shared_dumps import DumpShard
+from shared_terminal import UserError
 
 
 def read(path):
   return json.loads(path.read_text())
-
-
-def test_description():
-  flags_obj = command_line.parse('-bs', 64, '--hooks', 'profilerhook')
-  values = imagenet_main.flag_values(flags_obj)
-  run = run_record.describe_run(
-      'some data', values, devices.resolve(0, 32, cpu_replicas=2))
-  assert run == json.loads(json.dumps(run))
-  assert run['dataset'] == 'some data'
-  assert run['versions'] == {
-      'python': platform.python_version(), 'tensorflow': tf.VERSION,
-      'numpy': np.__version__}
-  assert run['replicas'] == ['/cpu:0', '/cpu:1']
-  assert run['flags']['batch_size'] == 64
-  assert run['flags']['train_epochs'] == 90  # Defaults too.
-  # Our flags and no others.
-  assert not set(values) & {'help', 'verbosity', 'logtostderr', 'flagfile'}
 
 
 def test_entries_by_run_and_classifiers(tmp_path):
@@ -74,8 +51,7 @@ def test_several_processes_at_once(tmp_path):
   assert len(read(tmp_path / 'results.json')) == 40
 
 
-@pytest.mark.parametrize('content', [
-    '', 'not JSON', '[1, 2]', '{"train": 3}', '[' * 10**5], ids=range(5))
+@pytest.mark.parametrize('content', ['', '[1, 2]', '{"train": 3}'])
 def test_another_file_of_this_name(tmp_path, content):
   """Somebody else's results.json is not ours to change."""
   path = tmp_path / 'results.json'
@@ -96,18 +72,6 @@ def test_a_folder_that_tensorflow_finds(tmp_path, monkeypatch):
   assert read(tmp_path / 'runs' / 'results.json') == {
       'train clf2': {'results': {}}}
   assert os.listdir(str(tmp_path)) == ['runs']  # None is called `file:`.
-
-
-def test_folder_that_is_a_file(tmp_path):
-  path = tmp_path / 'file'
-  path.write_text('mine')
-  with pytest.raises(UserError) as error:
-    run_record.start(str(path), 'train clf2', {})
-  assert f'--model_dir {path}: cannot be written (' in str(error.value)
-  with pytest.raises(UserError) as error:
-    run_record.write_benchmark_run(str(path), {})
-  assert f'--benchmark_log_dir {path}: cannot be wr' in str(error.value)
-  assert path.read_text() == 'mine'
 
 
 OF_A_RUN = [
@@ -146,19 +110,3 @@ def test_clean_removes_a_run_and_nothing_else(tmp_path):
   run_record.remove_earlier_run(str(folder))
   assert files_in(folder) == set(OF_OTHERS)
   run_record.remove_earlier_run(str(tmp_path / 'none'))
-
-
-def test_clean_spares_what_the_run_starts_from(tmp_path):
-  folder = tmp_path / 'run'
-  folder.mkdir()
-  make_files(folder, OF_A_RUN)
-  (tmp_path / 'link').symlink_to(folder)
-  for name in ('run', 'link'):
-    with pytest.raises(UserError) as error:
-      run_record.remove_earlier_run(
-          str(folder), str(tmp_path / name / 'model.ckpt-12'))
-    assert '--clean' in str(error.value)
-  assert files_in(folder) == set(OF_A_RUN)
-  run_record.remove_earlier_run(
-      str(folder), str(tmp_path / 'other' / 'model.ckpt-12'))
-  assert not files_in(folder)
