@@ -5,9 +5,9 @@ import math
 import multiprocessing
 import typing
 
-from tf_compat import gpu_name, mirrored_strategy, tf
+from tf_compat import gpu_name, log, mirrored_strategy, tf
 
-from user_error import UserError
+from shared_terminal import UserError
 
 _SECONDS_BETWEEN_CHECKPOINTS = 600
 
@@ -15,33 +15,29 @@ _SECONDS_BETWEEN_CHECKPOINTS = 600
 class Devices(typing.NamedTuple):
   """The devices of one process and how they are used."""
   num_gpus: int
-  # Device names, one replica of the model on each.
-  replicas: typing.Sequence[str]
-  # 'channels_first' or 'channels_last'.
-  data_format: str
-  # 0 for as many as there are cores.
-  inter_op_threads: int
+  replicas: typing.List[str]  # Device names, a replica of the model on each.
+  data_format: str            # 'channels_first' or 'channels_last'.
+  inter_op_threads: int       # 0 for as many as there are cores.
   intra_op_threads: int
-  # Threads of the input pipeline alone; None to share TensorFlow's.
-  input_threads: typing.Optional[int]
-  # How replicas add up gradients; None for TensorFlow's choice.
-  all_reduce_alg: typing.Optional[str]
+  input_threads: typing.Optional[int]   # None to share TensorFlow's.
+  all_reduce_alg: typing.Optional[str]  # None for TensorFlow's choice.
 
 
 def resolve(num_available_gpus, batch_size, num_gpus=None, cpu_replicas=0,
             data_format=None, uses_strategy=True, all_reduce_alg=None,
             gpu_thread_mode=None, inter_op_threads=0, intra_op_threads=0,
-            input_threads=None):
+            input_threads=None, num_machines=1):
   """What the flags ask for, made definite.
 
   Args:
     num_available_gpus: that TensorFlow can use on this machine.
-    batch_size: images in a step, over all replicas.
+    batch_size: images in a step, over all replicas of all machines.
     num_gpus: None for one if there is one, -1 for all.
     cpu_replicas: replicas on the CPU instead of GPUs.
     data_format: None for what suits the devices.
     uses_strategy: False with --turn_off_distribution_strategy.
     gpu_thread_mode: --tf_gpu_thread_mode.
+    num_machines: that train together.
     others: as in `Devices`.
 
   Returns:
@@ -66,10 +62,10 @@ def resolve(num_available_gpus, batch_size, num_gpus=None, cpu_replicas=0,
         f'--num_gpus {num_available_gpus}')
   replicas = ([f'/gpu:{i}' for i in range(num_gpus)] or
               [f'/cpu:{i}' for i in range(cpu_replicas or 1)])
-  num_replicas = len(replicas)
-  if num_replicas > 1 and not uses_strategy:
-    raise UserError(f'--turn_off_distribution_strategy: {num_replicas} '
+  if len(replicas) > 1 and not uses_strategy:
+    raise UserError(f'--turn_off_distribution_strategy: {len(replicas)} '
                     'replicas need the strategy; ask for one')
+  num_replicas = len(replicas) * num_machines
   if batch_size % num_replicas:
     flag = 'cpu_replicas' if cpu_replicas else 'num_gpus'
     raise UserError(
@@ -77,10 +73,10 @@ def resolve(num_available_gpus, batch_size, num_gpus=None, cpu_replicas=0,
         f'(--{flag}); try '
         f'{math.ceil(batch_size / num_replicas) * num_replicas}')
   if all_reduce_alg and not num_gpus:
-    tf.logging.warning('--all_reduce_alg %s is for GPUs; running without',
+    log.warning('--all_reduce_alg %s is for GPUs; running without',
                        all_reduce_alg)
   if data_format == 'channels_first' and not num_gpus:
-    tf.logging.warning('--data_format channels_first does not exist on a CPU; '
+    log.warning('--data_format channels_first does not exist on a CPU; '
                        'using channels_last, which gives the same')
     data_format = 'channels_last'
   if gpu_thread_mode == 'gpu_private' and num_gpus:

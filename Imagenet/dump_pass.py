@@ -9,17 +9,20 @@ import json
 import os
 import typing
 
+import numpy as np
+
 from tf_compat import tf
 
-import dump_record
+import shared_cascade_json
 import dump_writer
 import imagenet_input
 import resnet_checkpoint
 import resnet_model
-from dump_names import DumpShard
-from imagenet_shards import shards_from_row
-from progress import Progress
-from user_error import UserError
+from imagenet_errors import explain_read_error
+from shared_dumps import DumpShard
+from shared_terminal import Progress, UserError
+
+_SMALLEST = np.finfo(np.float32).tiny  # A probability of 0 has no logarithm.
 
 
 class Split(typing.NamedTuple):
@@ -34,7 +37,7 @@ class DumpJob(typing.NamedTuple):
   folder: str                          # --softmax_dir
   classifier_ids: list                 # Ascending.
   splits: list                         # `Split`s, in the order of the passes.
-  network: dump_record.Network
+  network: shared_cascade_json.Network
   shard: typing.Optional[DumpShard]    # Which rows; None for all.
   batch_size: int                      # Over all replicas.
   image_size: int                      # Height and width in pixels.
@@ -53,7 +56,7 @@ def prepare(job):
     raise UserError(f'--softmax_dir {job.folder}: dumps are written to local '
                     'files; name a folder of this machine')
   _make_writer(job).check_folder()
-  dump_record.recorded_origins(job.folder, job.network)
+  shared_cascade_json.recorded_dumps(job.folder, job.network)
 
 
 def run(job, model, weights, replicas, session_config, run):
@@ -63,11 +66,8 @@ def run(job, model, weights, replicas, session_config, run):
   dump any of the classifiers.
 
   Args:
-    job: a `DumpJob`.
-    model: a `resnet_model.Model`.
     weights: a `resnet_checkpoint.ExitWeights` of the job's classifiers.
     replicas: device names, such as ['/gpu:0', '/gpu:1'].
-    session_config: a `tf.ConfigProto`.
     run: a dict with the run's 'flags' and 'versions', for the record.
 
   Returns:
@@ -83,7 +83,7 @@ def run(job, model, weights, replicas, session_config, run):
              for k, source in weights.sources.items()}
   # What decides about the bytes of the dumps.
   identity = {
-      'network': dump_record.shared_fields(job.network),
+      'network': shared_cascade_json.shared_fields(job.network),
       'weights': {k: [source.trunk_sha256, source.head_sha256]
                   for k, source in weights.sources.items()},
       'dtype': model.dtype.name,
@@ -93,26 +93,24 @@ def run(job, model, weights, replicas, session_config, run):
       'records': {split.name: _records_sha256(split) for split in job.splits},
       'versions': run['versions'],
   }
+  accuracies = {}
   with dump_writer.locked_classifiers(
       job.folder, job.classifier_ids, job.shard):
     writer = _make_writer(job, identity)
     writer.check_folder()  # Again: training and waiting may have taken days.
-    dump_record.check_shards(job.folder, job.network, origins, job.shard)
+    shared_cascade_json.check_shards(
+        job.folder, job.network, origins, job.shard)
     with writer:
-      with ExitSession(model, job.classifier_ids, _dataset(job, model), weights,
-                       replicas, session_config) as session:
+      with ExitSession(
+          model, job.classifier_ids, lambda: _datasets(job, model, writer),
+          weights, replicas, session_config) as session:
         for split in job.splits:
-          _dump_split(job, split, session, writer)
-      writer.complete()
-      with dump_record.recording(job.folder, job.network, origins, job.shard):
+          accuracies[split.name] = _dump_split(
+              job, split, session, writer, weights)
+      with shared_cascade_json.recording(
+          job.folder, job.network, origins, job.shard):
         writer.give_names()
-
-  def accuracies(split, k):
-    _, top1, top5 = writer.means(split.name, k)
-    return top1, top5
-
-  return {split.name: {f'clf{k}': accuracies(split, k)
-                       for k in job.classifier_ids} for split in job.splits}
+  return accuracies
 
 
 def _make_writer(job, identity=None):
@@ -129,55 +127,71 @@ def _records_sha256(split):
       for path, count in zip(split.paths, split.counts)]).encode()).hexdigest()
 
 
-def _dump_split(job, split, session, writer):
-  """Runs the exits over the rows of a split that are still missing."""
-  num_rows = len(writer.rows[split.name])
+def _dump_split(job, split, session, writer, weights):
+  """Runs the exits over the rows of a split that are still missing.
+
+  Returns:
+    A dict from classifier, such as 'clf0', to its top-1 and top-5 accuracy.
+  """
+  num_rows, num_before = len(writer.rows[split.name]), writer.num_written(
+      split.name)
   title = ' '.join(f'clf{k}' for k in job.classifier_ids) + ' ' + split.name
   if job.shard:
     title += f' (shard {job.shard.number} of {job.shard.total})'
-  progress = Progress(
-      title, num_rows, 'images', done=writer.num_written(split.name))
+  progress = Progress(title, num_rows, 'images', done=num_before)
+  # Loss, top-1 and top-5, summed over the rows of this run.
+  sums = {k: np.zeros(3) for k in job.classifier_ids}
 
   def describe():
-    means = {k: writer.means(split.name, k) for k in job.classifier_ids}
-    return '; '.join(f'clf{k} loss {loss:.4f}, top-1 {top1:.4f}, '
-                     f'top-5 {top5:.4f}'
-                     for k, (loss, top1, top5) in means.items())
+    num_new = writer.num_written(split.name) - num_before
+    return '; '.join(
+        'clf{} loss {:.4f}, top-1 {:.4f}, top-5 {:.4f}'.format(
+            k, *sums[k] / num_new) for k in job.classifier_ids)
 
-  num_missing = num_rows - writer.num_written(split.name)
-  if num_missing:
-    paths, num_skipped = zip(*shards_from_row(
-        split.paths, split.counts, writer.next_row(split.name)))
-    # A whole dump reads to the end, to find out if there are more than counted.
-    for labels, outputs in session.run(
-        shards=paths, num_skipped=num_skipped,
-        num_records=num_missing if job.shard else -1):
-      writer.append(split.name, labels, outputs)
-      progress.update(writer.num_written(split.name), describe)
+  if num_before < num_rows:
+    with explain_read_error({split.name: split.paths}):
+      for labels, outputs in session.run(split.name):
+        for k, (probabilities, _, _) in outputs.items():
+          if np.isnan(probabilities).any():
+            raise UserError(
+                f'{weights.sources[k].head_checkpoint}: clf{k} gives softmaxes '
+                'that are not numbers; train it again with --clean and a '
+                'smaller --base_lr, and look for --dtype fp16')
+        writer.append(split.name, labels, outputs)
+        for k in job.classifier_ids:
+          sums[k] += _batch_sums(labels, outputs[k])
+        progress.update(writer.num_written(split.name), describe)
   writer.check_count(split.name)
   progress.finish()
+  accuracies = writer.accuracies(split.name)
   if num_rows:  # A shard may have none.
-    for k in job.classifier_ids:
-      _, top1, top5 = writer.means(split.name, k)
+    for k, (top1, top5) in accuracies.items():
       print(f'clf{k} {split.name}: top-1 {top1:.4f}, top-5 {top5:.4f} of '
             f'{num_rows:,} images')
+  return {f'clf{k}': accuracies[k] for k in job.classifier_ids}
 
 
-def _dataset(job, model):
-  """The images of a job, for `ExitSession`."""
-  def make_dataset():
-    placeholders = {
-        'shards': tf.placeholder(tf.string, [None]),
-        'num_skipped': tf.placeholder(tf.int64, [None]),
-        'num_records': tf.placeholder(tf.int64, []),
-    }
-    return imagenet_input.evaluation_dataset(
-        batch_size=job.batch_size, dtype=model.dtype,
-        image_size=job.image_size, num_classes=job.network.num_classes,
-        datasets_num_private_threads=job.num_private_threads,
-        num_parallel_batches=job.num_parallel_batches,
-        **placeholders), placeholders
-  return make_dataset
+def _batch_sums(labels, outputs):
+  """Cross-entropy, top-1 hits and top-5 hits of a batch, each summed up."""
+  probabilities, top5_classes, _ = outputs
+  of_labels = probabilities[np.arange(len(labels)), labels]
+  is_label = top5_classes == labels[:, np.newaxis]
+  return (-np.log(np.maximum(of_labels, _SMALLEST)).sum(),
+          is_label[:, 0].sum(), is_label.sum())
+
+
+def _datasets(job, model, writer):
+  """The missing rows of each split, for `ExitSession`."""
+  return {
+      split.name: imagenet_input.evaluation_dataset(
+          split.paths, job.batch_size, model.dtype, job.image_size,
+          job.network.num_classes, job.num_private_threads,
+          job.num_parallel_batches, writer.next_row(split.name),
+          # A whole dump reads to the end, to find out if there are more than
+          # counted.
+          writer.rows[split.name].stop - writer.next_row(split.name)
+          if job.shard else None)
+      for split in job.splits}
 
 
 class ExitSession:
@@ -187,21 +201,25 @@ class ExitSession:
   its order.
   """
 
-  def __init__(self, model, classifier_ids, make_dataset, weights, replicas,
+  def __init__(self, model, classifier_ids, make_datasets, weights, replicas,
                session_config):
     """
     Args:
-      make_dataset: a function that returns a dataset of (images [batch,
-        height, width, 3], labels int [batch]) and a dict of its placeholders.
+      make_datasets: a function that returns a dict from a name to a dataset of
+        (images [batch, height, width, 3], labels int [batch]), all alike.
       Others as for `run`.
     """
     with tf.Graph().as_default() as graph:
       # The input, splitting and joining are on the CPU, or every batch would
       # go through the memory of the first GPU.
       with tf.device('/cpu:0'):
-        dataset, self._placeholders = make_dataset()
-        self._iterator = dataset.make_initializable_iterator()
-        images, self._labels = self._iterator.get_next()
+        datasets = make_datasets()
+        any_dataset = next(iter(datasets.values()))
+        iterator = tf.data.Iterator.from_structure(
+            any_dataset.output_types, any_dataset.output_shapes)
+        self._starts = {name: iterator.make_initializer(dataset)
+                        for name, dataset in datasets.items()}
+        images, self._labels = iterator.get_next()
         parts = _split_batch(images, len(replicas))
       outputs, savers = [], []
       for index, (device, part) in enumerate(zip(replicas, parts)):
@@ -226,19 +244,15 @@ class ExitSession:
     for saver, checkpoint in savers:
       saver.restore(self._session, checkpoint)
 
-  def run(self, **values):
-    """Yields the outputs of each batch.
-
-    Args:
-      **values: of the dataset's placeholders.
+  def run(self, name):
+    """Yields the outputs of each batch of the dataset of this name.
 
     Yields:
       (labels int [batch], a dict from classifier to (probabilities float32
       [batch, classes], top-5 classes int32 [batch, 5], top-5 probabilities
       float32 [batch, 5])), best first.
     """
-    self._session.run(self._iterator.initializer, {
-        self._placeholders[name]: value for name, value in values.items()})
+    self._session.run(self._starts[name])
     while True:
       try:
         batch = self._session.run((self._labels, self._outputs))

@@ -1,10 +1,10 @@
 """Writes dumps row by row, and resumes where an earlier run was stopped.
 
 Until a pass is complete, its files are called `NAME.clf0.clf1.unfinished`,
-after the classifiers of the run. Now and then the rows so far are brought to
-the disk, and then one journal says how many there are. Whatever stops the run,
-the same command cuts the files back to the journal's rows and continues; they
-end in the same bytes. No TensorFlow.
+after the classifiers of the run. Rows are appended in order, so the sizes of
+the files say how far a run has come: on resuming, the batches that all files
+hold whole are done, and all files are cut back to them. One more file says what
+the rows are of. No TensorFlow.
 """
 
 import contextlib
@@ -15,38 +15,16 @@ import os
 import shutil
 import sys
 import tempfile
-import time
-import typing
 
 import numpy as np
 
-import dump_names
-import files
-from dump_names import NUM_TOP
-from files import check_regular, explain_error
-from user_error import UserError
-
-# A journal is written after so much: what a kill may cost, against the time
-# spent waiting for the disk.
-_BLOCK_BYTES = 100 * 10**6
-_BLOCK_SECONDS = 30
+import shared_dumps
+import shared_files
+from shared_dumps import NUM_TOP
+from shared_files import explain_content, explain_error
+from shared_terminal import UserError
 
 _REMEDY = 'free some space and run the same command again: it continues'
-
-_SMALLEST = np.finfo(np.float32).tiny  # A probability of 0 has no logarithm.
-
-
-class Means(typing.NamedTuple):
-  """Of one classifier, over the rows written so far."""
-  loss: float  # Cross-entropy.
-  top1: float  # Fraction of the images.
-  top5: float
-
-
-class _Written(typing.NamedTuple):
-  """How far a split has come: one object, so that Ctrl-C cannot tear it."""
-  num_rows: int  # Of those that this run dumps.
-  sums: dict     # Classifier to [cross-entropy, top-1 hits, top-5 hits].
 
 
 @contextlib.contextmanager
@@ -58,23 +36,21 @@ def locked_classifiers(folder, classifier_ids, shard=None):
 
   Args:
     folder: made if it is not there.
-    classifier_ids: which ones. They are locked in ascending order, so that no
-      two runs wait for each other.
-    shard: the `dump_names.DumpShard` of the run, or None.
+    shard: the `shared_dumps.DumpShard` of the run, or None.
   """
   with contextlib.ExitStack() as stack:
-    for k in sorted(classifier_ids):
+    for k in sorted(classifier_ids):  # So that no two runs wait for each other.
       def say_waiting(k=k):
         sys.stderr.write(f'clf{k}: waiting for another run to finish its dump '
                          f'in {folder}\n')
-      path = os.path.join(folder, f'clf{k}.lock')
+      path = os.path.join(folder, f'.clf{k}.lock')
       with explain_error(path, 'name another --softmax_dir'):
         os.makedirs(folder, exist_ok=True)
         stack.enter_context(
-            files.lock_file(path, say_waiting, is_shared=shard is not None))
+            shared_files.locked(path, say_waiting, is_shared=shard is not None))
         if shard:
-          stack.enter_context(files.lock_file(
-              dump_names.shard_file_name(path, shard), say_waiting))
+          stack.enter_context(shared_files.locked(
+              f'{path}.{shard.number}', say_waiting))
     yield
 
 
@@ -86,7 +62,6 @@ class DumpWriter:
           for batch in ...:  # From row `writer.next_row(split)` on.
             writer.append(split, labels, outputs)
           writer.check_count(split)
-        writer.complete()
         writer.give_names()
 
   If it is left by an exception, the rows stay for the next run. The caller
@@ -97,23 +72,21 @@ class DumpWriter:
   """
 
   def __init__(self, folder, num_images, num_classes, classifier_ids,
-               identity=None, shard=None, batch_size=None):
+               identity=None, shard=None, batch_size=1):
     """Describes the files and touches none.
 
     Args:
-      folder: of the dumps.
       num_images: a dict from split to its number of images, those of other
         shards included.
       num_classes: outputs of each classifier, background class included.
-      classifier_ids: whose softmaxes will be appended.
       identity: a dict, ready for JSON, of all that the rows depend on, such as
         weights, records and batch size. Only the rows of a run with the same
         identity are resumed.
-      shard: a `dump_names.DumpShard`, to write its rows; None for all.
-      batch_size: of the caller; shards are cut between batches.
+      shard: a `shared_dumps.DumpShard`, to write its rows; None for all.
+      batch_size: of the caller; runs are cut and resumed between batches.
     """
     self.rows = {
-        split: range(*(dump_names.shard_rows(count, *shard, batch_size)
+        split: range(*(shared_dumps.shard_rows(count, *shard, batch_size)
                        if shard else (0, count)))
         for split, count in num_images.items()}
     self._folder = folder
@@ -121,21 +94,21 @@ class DumpWriter:
     self._num_classes = num_classes
     self._classifier_ids = list(classifier_ids)
     self._suffix = ''.join(
-        f'.clf{k}' for k in classifier_ids) + files.UNFINISHED_SUFFIX
+        f'.clf{k}' for k in classifier_ids) + shared_files.UNFINISHED_SUFFIX
     self._identity = json.loads(json.dumps(identity or {}))
     self._shard = shard
-    self._journal_path = self._path('dump_journal.json') + self._suffix
+    self._batch_size = batch_size
+    # The identity, first under one name and, from when all rows are written
+    # until all files have their names, under the other.
+    self._identity_path = self._path('dump_identity.json') + self._suffix
+    self._complete_path = self._path('dump_complete.json') + self._suffix
     self._files = {split: self._describe_files(split) for split in self.rows}
     self._all_files = sum(self._files.values(), [])
-    self._written = {
-        split: _Written(0, {k: [0, 0, 0] for k in classifier_ids})
-        for split in self.rows}
-    self._stamps = {}  # Of the files, by name, when all are complete.
-    self._num_new_bytes, self._journal_time = 0, time.monotonic()
+    self._num_written = dict.fromkeys(self.rows, 0)
 
   def _path(self, name):
     return os.path.join(
-        self._folder, dump_names.shard_file_name(name, self._shard))
+        self._folder, shared_dumps.shard_file_name(name, self._shard))
 
   def _describe_files(self, split):
     """The `_NpyFile`s of a split; its labels come first."""
@@ -149,22 +122,22 @@ class DumpWriter:
           path, path + self._suffix, dtype, row_shape, source, start, stop)
 
     top_shape = (min(NUM_TOP, self._num_classes),)
-    described = [describe(dump_names.labels_file_name(split), np.int32, ())]
+    described = [describe(shared_dumps.labels_file_name(split), np.int32, ())]
     for k in self._classifier_ids:
       described += [
           describe(name, np.float32, (self._num_classes,), (k, 0), bounds)
           for name, bounds in zip(
-              dump_names.probabilities_file_names(k, split),
-              dump_names.part_bounds(split, num_images))]
+              shared_dumps.probabilities_file_names(k, split),
+              shared_dumps.part_bounds(split, num_images))]
       described += [
-          describe(dump_names.top5_classes_file_name(k, split), np.int32,
+          describe(shared_dumps.top5_classes_file_name(k, split), np.int32,
                    top_shape, (k, 1)),
-          describe(dump_names.top5_probabilities_file_name(k, split),
+          describe(shared_dumps.top5_probabilities_file_name(k, split),
                    np.float32, top_shape, (k, 2))]
     return described
 
   def check_folder(self):
-    """Makes the folder and checks it.
+    """Makes the folder, and checks it.
 
     Raises:
       UserError: it cannot be written, its disk is too full, or it holds dumps
@@ -174,16 +147,12 @@ class DumpWriter:
       os.makedirs(self._folder, exist_ok=True)
       tempfile.TemporaryFile(dir=self._folder).close()
       free_bytes = shutil.disk_usage(self._folder).free
-    check_regular(self._journal_path)
-    for file in self._all_files:
-      check_regular(file.path)
-      check_regular(file.unfinished_path)
     for split in self.rows:
       self._check_shards(split)
       self._check_labels(split)
-    has_journal = os.path.exists(self._journal_path)
-    missing_bytes = sum(
-        file.num_missing_bytes(has_journal) for file in self._all_files)
+    missing_bytes = 0
+    if not self._is_complete():
+      missing_bytes = sum(file.num_missing_bytes() for file in self._all_files)
     if missing_bytes > free_bytes:
       raise UserError(
           f'--softmax_dir {self._folder}: the dumps take '
@@ -195,123 +164,109 @@ class DumpWriter:
 
     Whole labels may lie beside shards of dumps, and the other way round.
     """
-    own_total, plan = None, 'a whole dump is to be written'
-    if self._shard:
-      number, own_total = self._shard
-      plan = (f'--dump_shard {number}/{own_total} would write a shard of '
-              f'{own_total}')
+    own_total = self._shard and self._shard.total
     names = [name for k in self._classifier_ids
-             for name in dump_names.classifier_file_names(k, split)]
-    for name in dump_names.names_in(self._folder):
-      whole_name, shard = dump_names.split_shard_name(name)
-      total = shard.total if shard else None
-      is_labels = whole_name == dump_names.labels_file_name(split)
-      if total != own_total and (
+             for name in shared_dumps.classifier_file_names(k, split)]
+    for name in shared_dumps.names_in(self._folder):
+      whole_name, shard = shared_dumps.split_shard_name(name)
+      is_labels = whole_name == shared_dumps.labels_file_name(split)
+      if (shard and shard.total) != own_total and (
           (whole_name or name) in names or (is_labels and own_total)):
-        found = f'a shard of {total}' if shard else 'a whole dump'
+        found, wanted = [f'a shard of {total}' if total else 'a whole dump'
+                         for total in (shard and shard.total, own_total)]
         raise UserError(
-            f'{os.path.join(self._folder, name)}: {found}, where {plan}; '
-            'remove it and what belongs to it, or name another folder')
+            f'{os.path.join(self._folder, name)}: {found}, where {wanted} is '
+            'to be written; remove it and what belongs to it, or name another '
+            'folder')
 
   def _check_labels(self, split, labels=(), start=0):
     """Compares the run's labels from `start` on with any in the folder.
 
     They are read each time: another run may have put them there just now.
     """
-    rows, name = self.rows[split], dump_names.labels_file_name(split)
+    rows, name = self.rows[split], shared_dumps.labels_file_name(split)
     for path, first, length in (
         (os.path.join(self._folder, name), rows.start, self._num_images[split]),
         (self._path(name), 0, len(rows))):
-      check_regular(path)
       if not os.path.exists(path):
         continue
-      found, difference = _load_labels(path), None
-      if found.shape != (length,):
-        difference = f'{found.size:,} labels, here {length:,}'
-      else:
-        first += start
-        differs = found[first:first + len(labels)] != labels
-        if np.any(differs):
-          row = rows[start + int(differs.argmax())]
-          difference = f'row {row:,}'
-      if difference:
+      with explain_content(path, 'remove it or name another --softmax_dir'):
+        found = _load(path)
+        own = found[first + start:][:len(labels)]
+        is_same = found.shape == (length,) and np.array_equal(own, labels)
+      if not is_same:
         raise UserError(
-            f'--softmax_dir {self._folder}: holds {split} dumps of other '
-            f'records ({difference}); classifiers of one cascade are dumped '
-            'from the same records: remove the old dumps or name another '
-            'folder')
+            f'--softmax_dir {self._folder}: holds {split} labels of other '
+            'records; classifiers of one cascade are dumped from the same '
+            'records: remove the old dumps or name another folder')
 
   def __enter__(self):
     try:
-      is_resumed = os.path.exists(self._journal_path)
-      with explain_error(self._journal_path, 'name another --softmax_dir'):
-        reason = self._resume() if is_resumed else None
-        if reason:
-          is_resumed = False
-          title = ' '.join(f'clf{k}' for k in self._classifier_ids)
-          sys.stderr.write(f'{title}: starting over: {reason}\n')
-          os.remove(self._journal_path)
-      if not self._stamps:  # Otherwise every file is complete.
-        for split in self.rows:
-          for file in self._files[split]:
-            file.open(self._written[split].num_rows if is_resumed else None)
+      is_resumed = self._may_resume()
+      for split, files in self._files.items():
+        if is_resumed:
+          self._num_written[split] = self._num_resumed(split)
+        if not self._is_complete():
+          for file in files:
+            file.open(self._num_written[split])
+      if not is_resumed:  # The rows of another run are gone by now.
+        with explain_error(self._identity_path, _REMEDY):
+          with open(self._identity_path, 'w', encoding='utf-8') as stream:
+            json.dump(self._identity, stream)
     except BaseException:
-      self._leave()
+      self._close()
       raise
     return self
 
-  def _resume(self):
-    """Takes over the journal's rows; returns None, or why it cannot."""
-    try:
-      with open(self._journal_path, 'rb') as stream:
-        journal = json.loads(stream.read().decode())
-      identity, stamps = dict(journal['identity']), dict(journal['stamps'])
-      written = {
-          split: _Written(int(journal['written'][split]['num_rows']), {
-              k: journal['written'][split]['sums'][str(k)]
-              for k in self._classifier_ids})
-          for split in self.rows}
-    except (ValueError, KeyError, TypeError):
-      return f'{self._journal_path} is damaged'
-    different = [name for name in sorted({**identity, **self._identity})
-                 if identity.get(name) != self._identity.get(name)]
-    if different:
-      return 'the interrupted dump used different ' + ', '.join(different)
-    lost = [os.path.basename(file.path)
-            for split in self.rows for file in self._files[split]
-            if not file.holds(written[split].num_rows) and
-            not file.is_finished(stamps)]
-    if lost:
-      return f'{lost[0]} has lost rows'
-    self._written, self._stamps = written, stamps
-    return None
+  def _num_resumed(self, split):
+    """Rows that all files hold whole, in whole batches.
 
-  def _write_journal(self):
-    """Brings all rows to the disk, then says how many there are."""
-    for file in self._all_files:
-      file.sync()
-    content = json.dumps({
-        'identity': self._identity,
-        'written': {split: written._asdict()
-                    for split, written in self._written.items()},
-        'stamps': self._stamps,
-    }, indent=1) + '\n'
-    with explain_error(self._journal_path, _REMEDY):
-      files.write_atomically(self._journal_path, content.encode())
-    self._num_new_bytes, self._journal_time = 0, time.monotonic()
+    In other batches, softmaxes may differ in their last bits.
+    """
+    total = len(self.rows[split])
+    if self._is_complete():
+      return total
+    num_rows = min(file.num_rows(total) for file in self._files[split])
+    return num_rows if num_rows == total else (
+        num_rows // self._batch_size * self._batch_size)
+
+  def _is_complete(self):
+    """Whether a run was stopped while it gave the files their names."""
+    return os.path.exists(self._complete_path)
+
+  def _may_resume(self):
+    """Whether the rows on the disk are of this identity; says why not."""
+    path = self._complete_path if self._is_complete() else self._identity_path
+    if not os.path.exists(path):
+      return False
+    try:
+      with open(path, encoding='utf-8') as stream:
+        found = json.load(stream)
+    except ValueError:  # Stopped as it was written, before the first row.
+      found = {}
+    different = [name for name in sorted({**found, **self._identity})
+                 if found.get(name) != self._identity.get(name)]
+    reason = None
+    if different:
+      reason = f'the interrupted dump used different {", ".join(different)}'
+    elif self._is_complete():
+      reason = next((f'{file.path} is missing' for file in self._all_files
+                     if not os.path.exists(file.written_path())), None)
+    if not reason:
+      return True
+    title = ' '.join(f'clf{k}' for k in self._classifier_ids)
+    sys.stderr.write(f'{title}: starting over: {reason}\n')
+    if self._is_complete():
+      os.remove(path)
+    return False
 
   def num_written(self, split):
     """How many of `rows` are written, by this run or an earlier one."""
-    return self._written[split].num_rows
+    return self._num_written[split]
 
   def next_row(self, split):
     """The row of the whole split to append next."""
-    return self.rows[split].start + self.num_written(split)
-
-  def means(self, split, classifier_id):
-    """`Means` of the rows written so far."""
-    num_rows, sums = self._written[split]
-    return Means(*(total / max(num_rows, 1) for total in sums[classifier_id]))
+    return self.rows[split].start + self._num_written[split]
 
   def append(self, split, labels, outputs):
     """Adds the next rows of a split.
@@ -328,7 +283,7 @@ class DumpWriter:
         the folder, or a file cannot be written.
     """
     labels = np.asarray(labels)
-    start = self.num_written(split)
+    start = self._num_written[split]
     stop = start + len(labels)
     if stop > len(self.rows[split]):
       raise UserError(
@@ -336,72 +291,72 @@ class DumpWriter:
           'counted at the start; did the data change during the run?')
     self._check_labels(split, labels, start)
     for file in self._files[split]:
-      self._num_new_bytes += file.append(start, labels, outputs)
-    self._written[split] = _Written(stop, {
-        k: [total + new for total, new in zip(sums, _sums(labels, outputs[k]))]
-        for k, sums in self._written[split].sums.items()})
-    if (self._num_new_bytes >= _BLOCK_BYTES or
-        time.monotonic() - self._journal_time >= _BLOCK_SECONDS):
-      self._write_journal()
+      file.append(start, labels, outputs)
+    self._num_written[split] = stop
 
   def check_count(self, split):
     """Raises a UserError if a split is not complete."""
     num_rows = len(self.rows[split])
-    if self.num_written(split) != num_rows:
+    if self._num_written[split] != num_rows:
       raise UserError(
-          f'{split} gave {self.num_written(split):,} images where its shards '
+          f'{split} gave {self._num_written[split]:,} images where its shards '
           f'hold {num_rows:,} records; did the data change during the run?')
 
-  def complete(self):
-    """Brings everything to the disk; the caller has checked the counts."""
-    if self._stamps:  # An earlier run came as far as this.
-      return
-    for file in self._all_files:
-      file.sync()
-    self._stamps = {os.path.basename(file.path): _stamp(file.unfinished_path)
-                    for file in self._all_files}
-    self._write_journal()  # For a kill between the first name and the last.
+  def accuracies(self, split):
+    """Top-1 and top-5 accuracy of a split whose rows are all written.
+
+    Returns:
+      A dict from classifier to (top-1, top-5), fractions; 0 without images.
+    """
+    files = {file.source: file for file in self._files[split]}
+    for file in files.values():
+      file.flush()
+    labels = _load(files[None].written_path())[:, np.newaxis]  # [images, 1]
+    num_images = max(len(labels), 1)
+    accuracies = {}
+    for k in self._classifier_ids:
+      is_label = _load(files[k, 1].written_path()) == labels  # [images, 5]
+      accuracies[k] = (int(is_label[:, 0].sum()) / num_images,
+                       int(is_label.sum()) / num_images)
+    return accuracies
 
   def give_names(self):
-    """Gives every file its name. The caller holds the folder's lock.
+    """Gives every file its name, once everything is on the disk.
+
+    The caller has checked the counts and holds the folder's lock.
 
     Raises:
-      UserError: another run, which no lock kept away, has replaced a file.
+      UserError: the disk is full, or the folder holds other labels by now.
     """
-    for split in self.rows:
-      own_labels = self._files[split][0]
-      if os.path.exists(own_labels.unfinished_path):
-        self._check_labels(split, _load_labels(own_labels.unfinished_path))
     for file in self._all_files:
-      file.close()
-      if os.path.exists(file.unfinished_path):
-        with explain_error(file.path, _REMEDY):
+      file.flush(to_disk=True)
+    self._close()
+    for split, files in self._files.items():
+      self._check_labels(split, _load(files[0].written_path()))
+    with explain_error(self._folder, _REMEDY):
+      # For a kill between the first name and the last. Another run that was
+      # killed there cannot go on from files that are replaced now.
+      for path in glob.glob(
+          glob.escape(self._path('dump_complete.json')) + '.*'):
+        if path != self._complete_path and any(
+            f'.clf{k}.' in os.path.basename(path)
+            for k in self._classifier_ids):
+          os.remove(path)
+      if os.path.exists(self._identity_path):
+        os.replace(self._identity_path, self._complete_path)
+      for file in self._all_files:
+        if os.path.exists(file.unfinished_path):
           os.replace(file.unfinished_path, file.path)
-    for file in self._all_files:
-      if not file.is_finished(self._stamps):
-        raise UserError(
-            f'{file.path}: was replaced by another run while this one was '
-            'writing; run one after the other')
 
-  def __exit__(self, exception_type, exception, traceback):
-    if exception_type is None:  # Kills may have left more than one.
-      for path in glob.glob(glob.escape(self._journal_path) + '*'):
-        os.remove(path)
-    # A disk that has lost rows says so once, in a UserError, so after that the
-    # last journal counts.
-    elif not issubclass(exception_type, UserError) and any(
-        written.num_rows for written in self._written.values()):
-      with contextlib.suppress(UserError):  # The rows since the last are lost.
-        self._write_journal()
-    self._leave()
+  def __exit__(self, exception_type, *unused):
+    self._close()
+    if exception_type is None:
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(self._complete_path)
 
-  def _leave(self):
-    """Closes all files. Those that no journal vouches for are removed."""
+  def _close(self):
     for file in self._all_files:
       file.close()
-      if not os.path.exists(self._journal_path):
-        with contextlib.suppress(OSError):
-          os.remove(file.unfinished_path)
 
 
 class _NpyFile:
@@ -411,9 +366,10 @@ class _NpyFile:
                stop):
     self.path = path
     self.unfinished_path = unfinished_path  # Until all splits are complete.
+    self.source = source  # (classifier, output); None for labels.
     self._dtype = np.dtype(dtype)
     self._row_shape = row_shape  # () for labels.
-    self._source = source  # (classifier, output); None for labels.
+    self._row_bytes = self._dtype.itemsize * int(np.prod(row_shape))
     self._start, self._stop = start, stop  # The rows of the run that it takes.
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {
@@ -422,90 +378,70 @@ class _NpyFile:
     self._header = header.getvalue()
     self._stream = None
 
+  def written_path(self):
+    """Where its rows are: under its name once it has that."""
+    return (self.unfinished_path if os.path.exists(self.unfinished_path) else
+            self.path)
+
   def _num_bytes(self, num_rows):
     """Its size when the run has written `num_rows`."""
     num_own_rows = min(max(num_rows, self._start), self._stop) - self._start
-    return len(self._header) + num_own_rows * (
-        self._dtype.itemsize * int(np.prod(self._row_shape)))
+    return len(self._header) + num_own_rows * self._row_bytes
 
-  def num_missing_bytes(self, has_journal):
+  def num_missing_bytes(self):
     """What it will still take on the disk."""
-    size = _size(self.unfinished_path)
-    if has_journal and not size:  # It has its name already.
-      size = _size(self.path)
-    return max(self._num_bytes(self._stop) - size, 0)
+    return max(self._num_bytes(self._stop) - _size(self.unfinished_path), 0)
 
-  def holds(self, num_rows):
-    """Whether the unfinished file has what a run wrote in `num_rows`."""
-    return _size(self.unfinished_path) >= self._num_bytes(num_rows)
+  def num_rows(self, total):
+    """How far the run has come, as this file has it; `total` if it is whole.
 
-  def is_finished(self, stamps):
-    """Whether it has its name and no other run has replaced it since.
-
-    Labels do not matter: they are the same, whichever run wrote them.
+    If it takes the rows from 10 to 14 and holds two of them, that is 12.
     """
-    name = os.path.basename(self.path)
-    return name in stamps and os.path.exists(self.path) and (
-        self._source is None or _stamp(self.path) == stamps[name])
+    num_own_rows = max(
+        _size(self.unfinished_path) - len(self._header), 0) // self._row_bytes
+    return (total if num_own_rows >= self._stop - self._start else
+            self._start + num_own_rows)
 
-  def open(self, num_rows=None):
-    """Starts the file, or cuts it back to what it had after `num_rows`."""
+  def open(self, num_rows):
+    """Opens the file for appending, cut back to what `num_rows` gave it."""
     with explain_error(self.path, 'name another --softmax_dir'):
       self._stream = open(self.unfinished_path, 'ab')
-      if num_rows is None:
+      if self._stream.tell() < len(self._header):
         self._stream.truncate(0)
         self._stream.write(self._header)
-      else:
-        self._stream.truncate(self._num_bytes(num_rows))
+        self._stream.flush()
+      self._stream.truncate(self._num_bytes(num_rows))
 
   def append(self, first, labels, outputs):
-    """Writes its part of the run's rows from `first` on; returns its bytes."""
+    """Writes its part of the run's rows from `first` on."""
     rows = labels
-    if self._source:
-      k, index = self._source
+    if self.source:
+      k, index = self.source
       rows = outputs[k][index]
     rows = np.ascontiguousarray(
         rows[max(self._start - first, 0):max(self._stop - first, 0)],
         self._dtype)
     assert rows.shape[1:] == self._row_shape, (self.path, rows.shape)
     with explain_error(self.path, _REMEDY):
-      return self._stream.write(rows.tobytes())
+      self._stream.write(rows.tobytes())
 
-  def sync(self):
+  def flush(self, to_disk=False):
     if self._stream:
       with explain_error(self.path, _REMEDY):
         self._stream.flush()
-        os.fsync(self._stream.fileno())
+        if to_disk:
+          os.fsync(self._stream.fileno())
 
   def close(self):
     stream, self._stream = self._stream, None
     if stream:
-      with contextlib.suppress(OSError):  # What counts is synced.
+      with contextlib.suppress(OSError):  # The sizes say what was lost.
         stream.close()
 
 
-def _load_labels(path):
-  try:
-    return np.lib.format.open_memmap(path, mode='r')
-  except (OSError, ValueError):
-    raise UserError(f'{path}: not a readable .npy file of labels; remove it or '
-                    'name another --softmax_dir')
+def _load(path):
+  return np.lib.format.open_memmap(path, mode='r')
 
 
 def _size(path):
   return os.path.getsize(path) if os.path.exists(path) else 0
-
-
-def _stamp(path):
-  """What changes when a file gets other content; ready for JSON."""
-  status = os.stat(path)
-  return [status.st_size, status.st_mtime_ns]
-
-
-def _sums(labels, outputs):
-  """Cross-entropy, top-1 hits and top-5 hits of a batch, each summed up."""
-  probabilities, top5_classes, _ = outputs
-  of_labels = np.asarray(probabilities)[np.arange(len(labels)), labels]
-  is_label = np.asarray(top5_classes) == labels[:, np.newaxis]
-  return (-float(np.log(np.maximum(of_labels, _SMALLEST)).sum()),
-          int(is_label[:, 0].sum()), int(is_label.sum()))

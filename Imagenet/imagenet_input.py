@@ -1,15 +1,24 @@
 """TFRecord shards to batches of images and labels.
 
-An evaluation pass reads every record once, in the reading order that
-`imagenet_shards.py` describes: the row order of every dump. Training draws
-records at random, from shuffled shards.
+An evaluation pass reads every record once, in the reading order: the row order
+of every dump. Ten places take turns. A shard sits in each and gives one record
+per turn. The turn in which a shard is found to be at its end gives nothing; the
+next shard, in name order, sits down at that place's next turn. With two places
+and shards a (1 record), b (3), c (2):
+
+  turn of place  1   2   1   2   1   2   1   2   1   2   1
+  record         a0  b0  -   b1  c0  b2  c1  -   -   -   -
+
+Training draws records at random, from shuffled shards.
 """
+
+import sys
 
 from tf_compat import private_threadpool, tf
 
 import imagenet_preprocessing
-from imagenet_shards import IMAGENET_NUM_CLASSES, INTERLEAVED_SHARDS
-from imagenet_shards import find_shards
+from imagenet_data import find_shards
+from shared_dataset import IMAGENET_NUM_CLASSES, INTERLEAVED_SHARDS
 
 NUM_CHANNELS = 3
 
@@ -30,10 +39,8 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
   Args:
     is_training: the training split, shuffled and distorted; otherwise the
       validation split in reading order.
-    data_dir: the folder of the shards.
     batch_size: images in a batch; the last one may have fewer.
     num_epochs: passes over the split; None for no end.
-    dtype: of the images.
     datasets_num_private_threads: threads for the input pipeline alone, or
       None to share TensorFlow's.
     num_parallel_batches: batches that are decoded at the same time.
@@ -67,22 +74,19 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
 def evaluation_dataset(shards, batch_size, dtype=tf.float32, image_size=None,
                        num_classes=IMAGENET_NUM_CLASSES,
                        datasets_num_private_threads=None,
-                       num_parallel_batches=1, num_skipped=None,
-                       num_records=None):
+                       num_parallel_batches=1, first_row=0, num_rows=None):
   """One pass over `shards` of either split, in reading order, undistorted.
 
   Args:
-    shards: paths, a list or a tensor.
-    num_skipped: records at the beginning of each shard that are not read, see
-      `imagenet_shards.shards_from_row`; a tensor, or None.
-    num_records: after how many records the pass ends, a tensor; -1 or None
-      for the end of the shards.
+    shards: paths.
+    first_row: of the reading order; those before it are read, not decoded.
+    num_rows: how many from there on; None for all.
 
   Other arguments and result as for `input_fn`.
   """
-  dataset = split_dataset(shards, num_skipped)
-  if num_records is not None:
-    dataset = dataset.take(num_records)
+  dataset = split_dataset(shards).skip(first_row)
+  if num_rows is not None:
+    dataset = dataset.take(num_rows)
   return process_record_dataset(
       dataset, False, batch_size, None,
       record_parser(image_size, num_classes), 1, dtype,
@@ -100,27 +104,19 @@ def training_dataset(shards, seed=None, input_context=None):
   if len(shards) < num_workers:
     return split_dataset(shards).shard(num_workers, worker)
   shards = shards[worker::num_workers]
-  return _interleave(tf.data.Dataset.from_tensor_slices(
-      (shards, tf.zeros([len(shards)], tf.int64))).shuffle(
-          buffer_size=len(shards), seed=seed))
+  return _interleave(tf.data.Dataset.from_tensor_slices(shards).shuffle(
+      buffer_size=len(shards), seed=seed))
 
 
-def split_dataset(shards, num_skipped=None):
-  """Serialized records of `shards` in reading order.
-
-  Args:
-    shards, num_skipped: as for `evaluation_dataset`.
-  """
-  if num_skipped is None:
-    num_skipped = tf.zeros(tf.shape(shards), tf.int64)
-  return _interleave(
-      tf.data.Dataset.from_tensor_slices((shards, num_skipped)))
+def split_dataset(shards):
+  """Serialized records of `shards` in reading order."""
+  return _interleave(tf.data.Dataset.from_tensor_slices(shards))
 
 
 def _interleave(shards):
   return shards.interleave(
-      lambda shard, num_skipped: tf.data.TFRecordDataset(
-          shard, buffer_size=_READ_BUFFER_BYTES).skip(num_skipped),
+      lambda shard: tf.data.TFRecordDataset(
+          shard, buffer_size=_READ_BUFFER_BYTES),
       cycle_length=INTERLEAVED_SHARDS, block_length=1)
 
 
@@ -129,24 +125,13 @@ def process_record_dataset(dataset, is_training, batch_size, shuffle_buffer,
                            datasets_num_private_threads=None,
                            num_parallel_batches=1, num_padding_images=0,
                            seed=None):
-  """Shuffled (for training), repeated, parsed and batched records.
+  """A dataset of (images, labels), from one of serialized records.
 
   Args:
-    dataset: serialized records.
-    is_training: whether to shuffle.
-    batch_size: images in a batch; the last one may have fewer.
-    shuffle_buffer: records to draw from.
+    shuffle_buffer: records to draw from in training.
     parse_record_fn: from (serialized record, is_training, dtype) to
       (image, label).
-    num_epochs: passes over the records; None for no end.
-    dtype: of the images.
-    datasets_num_private_threads: as for `input_fn`.
-    num_parallel_batches: as for `input_fn`.
-    num_padding_images: as for `input_fn`.
-    seed: of the shuffling; None for another order every time.
-
-  Returns:
-    A dataset of (images, labels).
+    others: as for `input_fn`.
   """
   dataset = dataset.prefetch(buffer_size=batch_size)
   if is_training:
@@ -184,10 +169,7 @@ def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES,
                   seed=None):
   """The function that parses a record and preprocesses its image.
 
-  Args:
-    image_size: height and width of the images; None for 224.
-    num_classes: a label that is not below it stops the run, and is named.
-    seed: of the distortions in training; None for the graph's.
+  A label that is not below `num_classes` stops the run, and is named.
 
   Returns:
     A function from (serialized record, is_training, dtype) to (image `dtype`
@@ -208,24 +190,39 @@ def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES,
 
 
 def parse_features(raw_record, num_classes=IMAGENET_NUM_CLASSES):
-  """What a record holds.
-
-  Args:
-    raw_record: a serialized record.
-    num_classes: as for `record_parser`.
+  """What a record holds; arguments as for `record_parser`.
 
   Returns:
     (the encoded image, a scalar string; bounding boxes float32 [1, boxes, 4];
     label int32 []).
   """
   features = tf.parse_single_example(raw_record, _RECORD_FEATURES)
-  label = features['image/class/label']
-  label_in_range = tf.Assert(
-      tf.logical_and(label >= 0, label < num_classes),
-      [LABEL_OUT_OF_RANGE, label, features['image/filename']])
-  with tf.control_dependencies([label_in_range]):
-    label = tf.to_int32(label)
-  return features['image/encoded'], _bounding_boxes(features), label
+  encoded, label, name = [features['image/' + feature] for feature in (
+      'encoded', 'class/label', 'filename')]
+  checks = [
+      tf.Assert(tf.logical_and(label >= 0, label < num_classes),
+                [LABEL_OUT_OF_RANGE, label, num_classes, name]),
+      # TensorFlow would read a PNG or a GIF in evaluation, but not in training.
+      tf.Assert(tf.image.is_jpeg(encoded), [NOT_A_JPEG, name]),
+      tf.cond(tf.equal(label, 0),
+              lambda: tf.py_func(_say_label_zero, [name], tf.bool),
+              lambda: True)]
+  with tf.control_dependencies(checks):
+    return (tf.identity(encoded), _bounding_boxes(features),
+            tf.to_int32(label))
+
+
+_said = set()  # What a process has said of its records.
+
+
+def _say_label_zero(name):
+  if 'label 0' not in _said:
+    _said.add('label 0')
+    sys.stderr.write(
+        f'image {name.decode("utf-8", "replace")}: label 0 is that of the '
+        'background class, which no image should have; labels begin at 1, and '
+        'where they begin at 0 every accuracy is that of chance\n')
+  return True
 
 
 def parse_file_name(raw_record):
@@ -236,9 +233,10 @@ def parse_file_name(raw_record):
 
 
 # For `imagenet_errors.py`: where the names of a parser's operations begin, in
-# evaluation and in training, and how the assertion's message begins.
+# evaluation and in training, and how the assertions' messages begin.
 PARSER_SCOPES = ('parse_evaluation_record', 'parse_training_record')
 LABEL_OUT_OF_RANGE = 'label out of range'
+NOT_A_JPEG = 'not a JPEG'
 
 _BOX_SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
 
@@ -262,11 +260,7 @@ def _bounding_boxes(features):
 
 def get_synth_input_fn(height, width, num_channels, num_classes,
                        dtype=tf.float32):
-  """An input function of random images and labels, to time the model alone.
-
-  Returns:
-    A function with the signature of `input_fn` that returns a dataset of one
-    batch without end.
+  """Like `input_fn`, for one random batch without end: times the model alone.
   """
   def synth_input_fn(is_training, data_dir, batch_size, *args, **kwargs):
     del is_training, data_dir, args, kwargs

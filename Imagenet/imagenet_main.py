@@ -16,18 +16,14 @@ and dumps all three.
 """
 
 import functools
-import math
 import os
-import sys
 
-from absl import app as absl_app
 from absl import flags
 
-from tf_compat import configure_logging, num_local_gpus, tf
+from tf_compat import num_local_gpus, tf
 
 import devices as devices_lib
 import distributed
-import dump_names
 import dump_pass
 import imagenet_input
 import imagenet_preprocessing
@@ -35,13 +31,15 @@ import resnet_cost
 import resnet_flags
 import resnet_model
 import resnet_run_loop
+import shared_dumps
+from imagenet_data import count_split
 from imagenet_errors import explain_read_error
 from imagenet_input import NUM_CHANNELS, input_fn, parse_record
-from imagenet_shards import IMAGENET_NUM_CLASSES as NUM_CLASSES
-from imagenet_shards import IMAGENET_NUM_IMAGES as NUM_IMAGES
-from imagenet_shards import DatasetInfo, count_split, read_dataset_info
 from resnet_checkpoint import CheckpointPaths
-from user_error import UserError
+from shared_dataset import DatasetInfo, read_dataset
+from shared_dataset import IMAGENET_NUM_CLASSES as NUM_CLASSES
+from shared_dataset import IMAGENET_NUM_IMAGES as NUM_IMAGES
+from shared_terminal import UserError
 
 DEFAULT_IMAGE_SIZE = imagenet_preprocessing.DEFAULT_IMAGE_SIZE
 DATASET_NAME = 'ImageNet'
@@ -67,33 +65,22 @@ class ImagenetModel(resnet_model.Model):
                resnet_version=resnet_model.DEFAULT_VERSION,
                dtype=resnet_model.DEFAULT_DTYPE,
                batch_norm_decay=resnet_model.BATCH_NORM_DECAY):
-    """
-    Args:
-      resnet_size: 18, 34, 50, 101, 152 or 200.
-      data_format: 'channels_first', 'channels_last' or None.
-      num_classes: outputs, background class included.
-      resnet_version: 1 or 2.
-      dtype: of the computation.
-      batch_norm_decay: of BN's moving averages.
-
-    Raises:
-      ValueError: there is no such network.
-    """
+    """Arguments as for `resnet_model.Model`; sizes are in `BLOCK_SIZES`."""
     if resnet_size not in resnet_model.BLOCK_SIZES:
       raise ValueError(f'resnet_size must be one of '
                        f'{sorted(resnet_model.BLOCK_SIZES)}, not '
                        f'{resnet_size!r}')
     super().__init__(
         resnet_size=resnet_size,
-        bottleneck=resnet_size >= resnet_model.SMALLEST_BOTTLENECK_SIZE,
+        bottleneck=resnet_size >= 50,
         num_classes=num_classes,
-        num_filters=resnet_model.NUM_FILTERS,
-        kernel_size=resnet_model.FIRST_KERNEL_SIZE,
-        conv_stride=resnet_model.FIRST_CONV_STRIDE,
+        num_filters=64,
+        kernel_size=7,
+        conv_stride=2,
         first_pool_size=3,
-        first_pool_stride=resnet_model.FIRST_POOL_STRIDE,
+        first_pool_stride=2,
         block_sizes=resnet_model.BLOCK_SIZES[resnet_size],
-        block_strides=resnet_model.BLOCK_STRIDES,
+        block_strides=[1, 2, 2, 2],
         resnet_version=resnet_version,
         data_format=data_format,
         dtype=dtype,
@@ -113,11 +100,8 @@ def imagenet_model_fn(features, labels, mode, params):
     features: images, or a dict of 'image' and 'label'.
     labels: int [batch], or None.
     mode: a `tf.estimator.ModeKeys`.
-    params: the official code's dict: 'resnet_size', 'data_format',
-      'batch_size', 'resnet_version', 'loss_scale', 'dtype', 'fine_tune'. All
-      others may be missing, and it is the plain network on ImageNet:
-      'num_classes', 'num_train_images', 'batch_norm_decay', 'classifier_ids',
-      'trunk_batch_norm', 'initial_checkpoint', 'base_lr'.
+    params: the official code's dict, or `resnet_run_loop.model_params`. Without
+      what the latter adds it is the plain network on ImageNet.
 
   Returns:
     An EstimatorSpec; see `resnet_run_loop.resnet_model_fn`.
@@ -130,10 +114,10 @@ def imagenet_model_fn(features, labels, mode, params):
       batch_size=params['batch_size'], batch_denom=_BATCH_DENOMINATOR,
       num_images=params.get('num_train_images', NUM_IMAGES['train']),
       decay_rates=_DECAY_RATES, **schedule)
-  model_class = functools.partial(
-      ImagenetModel, num_classes=params.get('num_classes', NUM_CLASSES),
-      batch_norm_decay=params.get(
-          'batch_norm_decay', resnet_model.BATCH_NORM_DECAY))
+
+  def model_class(*args, **kwargs):
+    return params.get('model') or ImagenetModel(*args, **kwargs)
+
   return resnet_run_loop.resnet_model_fn(
       features=features,
       labels=labels,
@@ -179,34 +163,15 @@ def run_imagenet(flags_obj):
       work where it can be known.
   """
   cluster = distributed.take_cluster(os.environ)
-  classifier_ids = _classifier_ids(flags_obj)
-  shard = dump_names.parse_shard(flags_obj.dump_shard)
-  _check_flags(flags_obj)
+  _check_flags(flags_obj, cluster)
   dataset, splits = _examine_data(flags_obj)
-  devices = _devices(flags_obj)
-  if cluster.num_workers > 1:
-    _check_cluster(flags_obj, cluster.num_workers * len(devices.replicas))
-  dtype = DTYPES[flags_obj.dtype]
-  model = ImagenetModel(
-      int(flags_obj.resnet_size), devices.data_format, dataset.num_classes,
-      int(flags_obj.resnet_version), dtype, flags_obj.batch_norm_decay)
-  dump_job = None
-  if _is_dumping(flags_obj) and cluster.is_chief:
-    dump_job = dump_pass.DumpJob(
-        flags_obj.softmax_dir, classifier_ids, splits,
-        resnet_cost.describe(model, flags_obj.image_size)._replace(
-            class_names=dataset.class_names), shard,
-        flags_obj.batch_size, flags_obj.image_size, devices.input_threads,
-        flags_obj.datasets_num_parallel_batches or 1)
-    dump_pass.prepare(dump_job)
+  run = _run_settings(flags_obj, cluster, dataset, splits)
+  if run.dump:
+    dump_pass.prepare(run.dump)
   shards = {split.name: split.paths for split in splits}
-  with explain_read_error(shards, flags_obj.image_size):
+  with explain_read_error(shards):
     return resnet_run_loop.resnet_main(
-        _run_settings(flags_obj, classifier_ids, dataset, devices, cluster),
-        imagenet_model_fn,
-        _input_function(flags_obj, dataset, devices, dtype), DATASET_NAME,
-        _model_params(flags_obj, classifier_ids, dataset, devices, dtype),
-        model, dump_job)
+        run, imagenet_model_fn, _input_function(flags_obj, run), DATASET_NAME)
 
 
 def _classifier_ids(flags_obj):
@@ -222,20 +187,15 @@ def _classifier_ids(flags_obj):
   return sorted(int(k) for k in named)
 
 
-def _check_flags(flags_obj):
-  """Refuses values and combinations that cannot work."""
-  if flags_obj.head_model_dirs and not flags_obj.eval_only:
-    raise UserError('--head_model_dirs: is for --eval_only; --fine_tune trains '
-                    'the heads of --model_dir')
-  for name in ('head_model_dirs', 'dump_shard'):
-    if flags_obj[name].value and not _is_dumping(flags_obj):
-      raise UserError(
-          f'--{name}: is for dumps, and with --nodump_softmaxes, '
-          '--nois_cascaded or --use_synthetic_data there are none')
-  if flags_obj.dump_shard and not flags_obj.eval_only:
-    raise UserError('--dump_shard: is for --eval_only; the shards of one dump '
-                    'have the same weights, so train first')
+def _check_flags(flags_obj, cluster):
+  """Refuses combinations that cannot work."""
   check_image_size(flags_obj.image_size)
+  for name in ('head_model_dirs', 'dump_shard'):
+    if flags_obj[name].value and not (
+        flags_obj.eval_only and _is_dumping(flags_obj)):
+      raise UserError(
+          f'--{name}: requires --eval_only and dumps; there are none with '
+          '--nodump_softmaxes, --nois_cascaded or --use_synthetic_data')
   if flags_obj.eval_only and flags_obj.fine_tune:
     raise UserError('--eval_only and --fine_tune exclude each other')
   if flags_obj.clean and not _is_training(flags_obj):
@@ -244,6 +204,16 @@ def _check_flags(flags_obj):
   if flags_obj.clean and '://' in flags_obj.model_dir:
     raise UserError(f'--clean: --model_dir {flags_obj.model_dir} is not on '
                     'this machine; remove it by hand, or name another')
+  if cluster.num_workers > 1:
+    # With --clean, a machine that looks before the chief has removed them
+    # would take the old checkpoints for its own.
+    for name in ('clean', 'cpu_replicas', 'turn_off_distribution_strategy'):
+      if flags_obj[name].value:
+        raise UserError(f'--{name}: not with TF_CONFIG, the machines that '
+                        'train together; leave one of them out')
+    if not _is_training(flags_obj):
+      raise UserError('TF_CONFIG: several machines can train, but one '
+                      'evaluates and dumps; unset the variable')
 
 
 def check_image_size(image_size):
@@ -252,27 +222,6 @@ def check_image_size(image_size):
   if image_size <= 0 or image_size % divisor:
     raise UserError(f'--image_size {image_size}: must be a multiple of '
                     f'{divisor}')
-
-
-def _check_cluster(flags_obj, num_replicas):
-  """Refuses what several machines cannot do; `num_replicas` of all of them."""
-  if not _is_training(flags_obj):
-    raise UserError('TF_CONFIG: several machines can train, but one evaluates '
-                    'and dumps; unset the variable')
-  for name in ('cpu_replicas', 'turn_off_distribution_strategy'):
-    if flags_obj[name].value:
-      raise UserError(f'--{name}: not with TF_CONFIG, where each machine '
-                      'trains on its GPUs, or on one CPU replica')
-  if flags_obj.clean:
-    # A machine that looks before the chief has removed them would take the old
-    # checkpoints for its own.
-    raise UserError('--clean: not with TF_CONFIG; remove the model folder '
-                    'first, or name another --model_dir')
-  if flags_obj.batch_size % num_replicas:
-    larger = math.ceil(flags_obj.batch_size / num_replicas) * num_replicas
-    raise UserError(
-        f'--batch_size {flags_obj.batch_size}: not divisible by the '
-        f'{num_replicas} replicas of all machines; try {larger}')
 
 
 def _is_training(flags_obj):
@@ -293,8 +242,8 @@ def _examine_data(flags_obj):
   """
   if flags_obj.use_synthetic_data:
     return DatasetInfo(NUM_CLASSES, NUM_IMAGES), []
-  dataset = read_dataset_info(flags_obj.data_dir)
-  names = dump_names.SPLITS
+  dataset = read_dataset(flags_obj.data_dir)
+  names = shared_dumps.SPLITS
   if flags_obj.eval_only and not _is_dumping(flags_obj):
     names = ['validation']
   splits = [dump_pass.Split(name, *count_split(
@@ -304,48 +253,62 @@ def _examine_data(flags_obj):
   return dataset._replace(num_images=num_images), splits
 
 
-def _devices(flags_obj):
-  num_available_gpus = num_local_gpus()
+def _run_settings(flags_obj, cluster, dataset, splits):
+  """The run that the flags describe; everything else takes it from here."""
+  classifier_ids = _classifier_ids(flags_obj)
   devices = devices_lib.resolve(
-      num_available_gpus, flags_obj.batch_size, flags_obj.num_gpus,
+      num_local_gpus(), flags_obj.batch_size, flags_obj.num_gpus,
       flags_obj.cpu_replicas, flags_obj.data_format,
       not flags_obj.turn_off_distribution_strategy, flags_obj.all_reduce_alg,
       flags_obj.tf_gpu_thread_mode, flags_obj.inter_op_parallelism_threads,
       flags_obj.intra_op_parallelism_threads,
-      flags_obj.datasets_num_private_threads)
+      flags_obj.datasets_num_private_threads, cluster.num_workers)
   os.environ.update(devices_lib.gpu_environment(
       flags_obj.tf_gpu_thread_mode, devices.num_gpus))
-  return devices
-
-
-def _run_settings(flags_obj, classifier_ids, dataset, devices, cluster):
-  train = export = None
-  mode = 'eval_only'
+  model = ImagenetModel(
+      int(flags_obj.resnet_size), devices.data_format, dataset.num_classes,
+      int(flags_obj.resnet_version), DTYPES[flags_obj.dtype],
+      flags_obj.batch_norm_decay)
+  mode, train, dump, export = 'eval_only', None, None, None
   if _is_training(flags_obj):
     mode = 'fine_tune' if flags_obj.fine_tune else 'train'
     train = resnet_run_loop.TrainSettings(
         flags_obj.train_epochs, flags_obj.epochs_between_evals,
-        flags_obj.max_train_steps, flags_obj.stop_threshold, flags_obj.hooks)
+        flags_obj.max_train_steps, flags_obj.stop_threshold, flags_obj.hooks,
+        flags_obj.base_lr,
+        flags_obj.loss_scale or _DEFAULT_LOSS_SCALES[flags_obj.dtype],
+        flags_obj.trunk_batch_norm)
+  if _is_dumping(flags_obj) and cluster.is_chief:
+    dump = dump_pass.DumpJob(
+        flags_obj.softmax_dir, classifier_ids, splits,
+        resnet_cost.describe(model, flags_obj.image_size)._replace(
+            class_names=dataset.class_names),
+        shared_dumps.parse_shard(flags_obj.dump_shard), flags_obj.batch_size,
+        flags_obj.image_size, devices.input_threads,
+        flags_obj.datasets_num_parallel_batches or 1)
   if flags_obj.export_dir:
     export = resnet_run_loop.ExportSettings(
         flags_obj.export_dir, flags_obj.image_bytes_as_serving_input)
   return resnet_run_loop.RunSettings(
       mode=mode,
       classifier_ids=classifier_ids,
+      model=model,
+      image_shape=[flags_obj.image_size, flags_obj.image_size, NUM_CHANNELS],
+      batch_size=flags_obj.batch_size,
+      num_images=dataset.num_images,
+      class_names=dataset.class_names,
       checkpoints=CheckpointPaths(
           flags_obj.model_dir, flags_obj.pretrained_model_checkpoint_path,
           flags_obj.head_model_dirs, flags_obj.clean,
           averages_drift=flags_obj.trunk_batch_norm == 'update'),
       devices=devices,
       cluster=cluster,
-      batch_size=flags_obj.batch_size,
-      num_images=dataset.num_images,
-      image_shape=[flags_obj.image_size, flags_obj.image_size, NUM_CHANNELS],
       is_synthetic=flags_obj.use_synthetic_data,
       random_seed=flags_obj.random_seed,
       log_dir=flags_obj.benchmark_log_dir,
       flag_values=flag_values(flags_obj),
       train=train,
+      dump=dump,
       export=export)
 
 
@@ -358,73 +321,31 @@ def flag_values(flags_obj):
       for flag in module_flags}
 
 
-def _model_params(flags_obj, classifier_ids, dataset, devices, dtype):
-  """What `imagenet_model_fn` reads."""
-  loss_scale = flags_obj.loss_scale
-  if loss_scale is None:
-    loss_scale = _DEFAULT_LOSS_SCALES[flags_obj.dtype]
-  return {
-      'resnet_size': int(flags_obj.resnet_size),
-      'data_format': devices.data_format,
-      'batch_size': flags_obj.batch_size,
-      'resnet_version': int(flags_obj.resnet_version),
-      'loss_scale': loss_scale,
-      'dtype': dtype,
-      'fine_tune': flags_obj.fine_tune,
-      'num_classes': dataset.num_classes,
-      'num_train_images': dataset.num_images['train'],
-      'batch_norm_decay': flags_obj.batch_norm_decay,
-      'classifier_ids': classifier_ids,
-      'trunk_batch_norm': flags_obj.trunk_batch_norm,
-      'base_lr': flags_obj.base_lr,
-  }
-
-
-def _input_function(flags_obj, dataset, devices, dtype):
+def _input_function(flags_obj, run):
   """`input_fn` with all that the run does not vary."""
-  image_size = flags_obj.image_size
-  if flags_obj.use_synthetic_data:
-    return functools.partial(imagenet_input.get_synth_input_fn(
-        image_size, image_size, NUM_CHANNELS, NUM_CLASSES, dtype),
-                             data_dir=None)
+  if run.is_synthetic:
+    return functools.partial(
+        imagenet_input.get_synth_input_fn(
+            *run.image_shape, run.model.num_classes, run.model.dtype),
+        data_dir=None)
   return functools.partial(
-      input_fn, data_dir=flags_obj.data_dir, dtype=dtype,
-      datasets_num_private_threads=devices.input_threads,
+      input_fn, data_dir=flags_obj.data_dir, dtype=run.model.dtype,
+      datasets_num_private_threads=run.devices.input_threads,
       num_parallel_batches=flags_obj.datasets_num_parallel_batches or 1,
-      image_size=image_size, num_classes=dataset.num_classes)
+      image_size=flags_obj.image_size, num_classes=run.model.num_classes)
 
 
-def main(argv):
-  """Runs; what concerns the user ends in one line and exit status 1."""
-  if len(argv) > 1:
-    sys.exit(f'imagenet_main.py: unexpected argument {argv[1]!r}; flags begin '
-             'with a dash')
-  try:
-    run_imagenet(flags.FLAGS)
-  except UserError as error:
-    # One line, even if a flag's value has several.
-    sys.exit('imagenet_main.py: ' + ' '.join(str(error).split()))
-  except KeyboardInterrupt:
-    sys.stdout.flush()
-    sys.stderr.write('imagenet_main.py: interrupted; the same command resumes '
-                     'from the last checkpoint (without --clean) or the last '
-                     'rows dumped\n')
-    os._exit(130)  # TensorFlow's threads may still be at work.
+def _run(flags_obj, arguments):
+  if arguments:
+    raise UserError(f'unexpected argument {arguments[0]!r}; flags begin with a '
+                    'dash')
+  run_imagenet(flags_obj)
 
 
-def _parse_flags(argv):
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    sys.exit(f'imagenet_main.py: {" ".join(str(error).split())}; see --help')
-
-
-def start():
-  """Defines and parses the flags of the command line, and runs."""
-  configure_logging()
-  define_imagenet_flags()
-  absl_app.run(main, flags_parser=_parse_flags)
+def main():
+  """The command line."""
+  resnet_flags.run_command_line(define_imagenet_flags, _run)
 
 
 if __name__ == '__main__':
-  start()
+  main()

@@ -29,9 +29,6 @@ def preprocess_image(image_buffer, bbox, output_height, output_width,
     image_buffer: a scalar string, an encoded JPEG (greyscale too).
     bbox: float32 [1, boxes, 4] as (y_min, x_min, y_max, x_max) in fractions;
       may hold no box; used in training only.
-    output_height: pixels.
-    output_width: pixels.
-    num_channels: 3.
     is_training: a random crop, perhaps mirrored, rather than the centre.
     seed: of the random crop and mirroring; None for the graph's.
 
@@ -47,8 +44,6 @@ def preprocess_image(image_buffer, bbox, output_height, output_width,
 def preprocess_images(image_buffers, output_height, output_width,
                       num_channels):
   """Preprocesses a batch of encoded images, strings [batch], undistorted.
-
-  Others as for `preprocess_image`.
 
   Returns:
     float32 [batch, output_height, output_width, num_channels].
@@ -68,9 +63,6 @@ def decode_image(image_buffer, bbox, num_channels, is_training, seed=None):
   codes, which have to be read anyway (benchmarks/decode_rates.py), and a JPEG
   whose end is missing would go unnoticed.
 
-  Args:
-    as for `preprocess_image`.
-
   Returns:
     uint8 [height, width, num_channels].
   """
@@ -81,12 +73,6 @@ def decode_image(image_buffer, bbox, num_channels, is_training, seed=None):
 
 def resize_and_crop(image, output_height, output_width, is_training):
   """A decoded image at its final size: resized; in evaluation, its centre.
-
-  Args:
-    image: of `decode_image`.
-    output_height: pixels.
-    output_width: pixels.
-    is_training: bool.
 
   Returns:
     float32 [output_height, output_width, channels], grey levels.

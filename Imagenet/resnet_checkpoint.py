@@ -35,28 +35,22 @@ import typing
 
 import numpy as np
 
-from tf_compat import tf
+from tf_compat import log, tf
 
 import resnet_model
-from user_error import UserError
+from shared_terminal import UserError
 
 # The end of the names of MomentumOptimizer's own variables.
 _OPTIMIZER_SLOT = '/Momentum'
 _AVERAGES = ('/moving_mean', '/moving_variance')
 
-_MOST_NAMES_IN_A_MESSAGE = 3
-
 
 class CheckpointPaths(typing.NamedTuple):
   """Where checkpoints may come from, as the flags say."""
-  # The run's own folder; it need not exist.
-  model_dir: str
-  # -pmcp: a folder or a checkpoint prefix; None if it was not given.
-  pretrained: typing.Optional[str] = None
-  # --head_model_dirs; empty for --model_dir.
-  head_model_dirs: typing.Sequence[str] = ()
-  # --clean: a checkpoint in model_dir does not count.
-  clean: bool = False
+  model_dir: str                             # It need not exist.
+  pretrained: typing.Optional[str] = None    # -pmcp: a folder or a prefix.
+  head_model_dirs: typing.Sequence[str] = ()  # Empty for model_dir.
+  clean: bool = False  # A checkpoint in model_dir does not count.
   # --trunk_batch_norm=update: training moved the trunk's moving averages away
   # from the pretrained ones, so these may differ.
   averages_drift: bool = False
@@ -72,17 +66,14 @@ class ExitSource(typing.NamedTuple):
 
 class ExitWeights(typing.NamedTuple):
   """Where all weights of an evaluation pass come from."""
-  # From variable name to checkpoint prefix.
-  checkpoint_of: typing.Dict[str, str]
-  # From classifier to its `ExitSource`, in the order of the network.
-  sources: typing.Dict[int, ExitSource]
+  checkpoint_of: typing.Dict[str, str]   # From variable name to prefix.
+  sources: typing.Dict[int, ExitSource]  # In the order of the network.
 
 
 def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
   """Decides what training starts from; rules above.
 
   Args:
-    paths: `CheckpointPaths`.
     shapes: a dict from the names of the training graph's variables to their
       shapes.
     classifier_ids: the classifiers that are trained.
@@ -97,10 +88,10 @@ def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
       of another trunk than -pmcp; or resuming would drop a head.
   """
   trunk = [name for name in shapes if is_pretrained(name, classifier_ids)]
-  pretrained = _find_pretrained(paths)
-  resumed = _find_earlier(paths)
+  pretrained, resumed = _find_pretrained(paths), _find_earlier(paths)
   _log_group('training', [
       name for name in shapes if name + _OPTIMIZER_SLOT in shapes])
+  # 1.
   if resumed:
     check_variables(resumed, shapes, 'it is of another run: name another '
                     '--model_dir, or pass --clean')
@@ -114,14 +105,16 @@ def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
       tf.train.update_checkpoint_state(paths.model_dir, resumed)
     _log_group(f'resuming from {resumed}', list(shapes))
     return None
+  # 2.
   if pretrained:
     check_variables(pretrained, {name: shapes[name] for name in trunk},
                     '-pmcp must be of this network')
     _log_group(f'trunk from {pretrained}', trunk)
     _log_group('new', [name for name in shapes if name not in trunk])
     return pretrained
+  # 3.
   if not may_start_anew:
-    raise UserError('--fine_tune: needs a pretrained network, '
+    raise UserError('--fine_tune: requires a pretrained network, '
                     '--pretrained_model_checkpoint_path (-pmcp)')
   _log_group('new', list(shapes))
   return None
@@ -131,39 +124,35 @@ def to_evaluate(paths, exit_shapes):
   """Decides where the weights of an evaluation come from; rules above.
 
   Args:
-    paths: `CheckpointPaths`.
     exit_shapes: an ordered dict from classifier to the shapes by name of the
       variables that it needs.
-
-  Returns:
-    `ExitWeights`.
 
   Raises:
     UserError: something is missing or has another shape, or a head was trained
       on another trunk than it would get.
   """
-  pretrained = _find_pretrained(paths)
-  in_model_dir = _find_earlier(paths)
-  if paths.head_model_dirs:
-    head_candidates = [find_checkpoint(folder, '--head_model_dirs')
-                       for folder in paths.head_model_dirs]
-  else:
-    head_candidates = [in_model_dir] if in_model_dir else []
-    if in_model_dir and len(exit_shapes) == 1:
-      (k, shapes), = exit_shapes.items()
-      if not pretrained or set(shapes) <= _names_in(in_model_dir):
-        check_variables(in_model_dir, shapes,
-                        'is --model_dir of this classifier and this network?')
-        if pretrained:
-          trunk, _ = _split(shapes, k)
-          _check_resumed_trunk(paths, trunk, in_model_dir, pretrained)
-        return of_one_checkpoint(in_model_dir, exit_shapes)
+  pretrained, in_model_dir = _find_pretrained(paths), _find_earlier(paths)
+  # 1.
+  if in_model_dir and len(exit_shapes) == 1 and not paths.head_model_dirs:
+    (k, shapes), = exit_shapes.items()
+    if not pretrained or set(shapes) <= _names_in(in_model_dir):
+      check_variables(in_model_dir, shapes,
+                      'is --model_dir of this classifier and this network?')
+      if pretrained:
+        _check_resumed_trunk(paths, _split(shapes, k)[0], in_model_dir,
+                             pretrained)
+      return of_one_checkpoint(in_model_dir, exit_shapes)
+  # 2.
   trunk_checkpoint = pretrained or in_model_dir
   if not trunk_checkpoint:
     raise UserError(
         f'--eval_only: --model_dir {paths.model_dir} holds no checkpoint and '
         '--pretrained_model_checkpoint_path (-pmcp) is not given')
-
+  # 3.
+  head_candidates = [find_checkpoint(folder, '--head_model_dirs')
+                     for folder in paths.head_model_dirs]
+  if in_model_dir and not head_candidates:
+    head_candidates = [in_model_dir]
   checkpoint_of = collections.OrderedDict()
   for k, shapes in exit_shapes.items():
     trunk, head = _split(shapes, k)
@@ -174,18 +163,18 @@ def to_evaluate(paths, exit_shapes):
                       'all checkpoints must be of this network')
       checkpoint_of.update((name, checkpoint) for name in names)
     if head_checkpoint != trunk_checkpoint:
-      _check_head_has_trunk(k, trunk, head_checkpoint, trunk_checkpoint)
+      _check_same_trunk(
+          f'clf{k}', trunk, head_checkpoint, trunk_checkpoint,
+          'perhaps for --trunk_batch_norm=update; dump it alone, with its own '
+          f'trunk: --classifier_id {k} and its folder as --model_dir, without '
+          '-pmcp')
   return _with_sources(checkpoint_of, exit_shapes)
 
 
 def saved_num_classes(paths):
   """Outputs of the network's own classifier in `paths`; None if not there."""
   checkpoint = _find_pretrained(paths) or _find_earlier(paths)
-  if not checkpoint:
-    return None
-  with _explain_unreadable(checkpoint, 'copy it again or name another folder'):
-    shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-  shape = shapes.get(resnet_model.head_prefix(
+  shape = checkpoint and _saved_shapes(checkpoint).get(resnet_model.head_prefix(
       resnet_model.FINAL_CLASSIFIER_ID) + 'bias')
   return shape and shape[0]
 
@@ -219,14 +208,14 @@ def _find_head(classifier_id, names, candidates, trunk_checkpoint):
     return found[0]
   if set(names) & _names_in(trunk_checkpoint):
     return trunk_checkpoint
+  remedy = ('train it with --fine_tune and name its folder in --model_dir or '
+            '--head_model_dirs')
   if classifier_id == resnet_model.FINAL_CLASSIFIER_ID:
     remedy = ('it is part of the pretrained network, '
               '--pretrained_model_checkpoint_path (-pmcp)')
-  else:
-    remedy = ('train it with --fine_tune and name its folder in --model_dir or '
-              '--head_model_dirs')
-  raise UserError('clf{}: its head is not in {}; {}'.format(
-      classifier_id, ' nor in '.join(candidates + [trunk_checkpoint]), remedy))
+  places = ' nor in '.join(candidates + [trunk_checkpoint])
+  raise UserError(
+      f'clf{classifier_id}: its head is not in {places}; {remedy}')
 
 
 def _split(names, classifier_id):
@@ -244,7 +233,8 @@ def _with_sources(checkpoint_of, exit_shapes):
   def sha256(names):
     digest = hashlib.sha256()
     for name in sorted(names):
-      value = readers[checkpoint_of[name]].get_tensor(name)
+      checkpoint = checkpoint_of[name]
+      value = _read(readers[checkpoint], checkpoint, name)
       digest.update(f'{name} {value.dtype} {list(value.shape)}\n'.encode())
       digest.update(np.ascontiguousarray(value))
     return digest.hexdigest()
@@ -260,8 +250,8 @@ def _with_sources(checkpoint_of, exit_shapes):
 
 
 def _log_group(title, names):
-  tf.logging.info('%s: %d variables, %s to %s', title, len(names), names[0],
-                  names[-1])
+  log.info('%s: %d variables, %s to %s', title, len(names), names[0],
+           names[-1])
 
 
 def is_pretrained(variable_name, classifier_ids):
@@ -277,42 +267,31 @@ def is_pretrained(variable_name, classifier_ids):
 
 # ---- Checks -----------------------------------------------------------------
 
-def _differing(names, checkpoint, other):
-  """Those of `names` whose values differ, or that `checkpoint` lacks."""
-  first = tf.train.load_checkpoint(checkpoint)
-  second = tf.train.load_checkpoint(other)
-  return [name for name in names if not (
+def _check_same_trunk(what, trunk, checkpoint, other, remedy,
+                      averages_drift=False):
+  """Refuses weights (`what`, for the message) of another trunk than `other`."""
+  first, second = [tf.train.load_checkpoint(prefix)
+                   for prefix in (checkpoint, other)]
+  differing = [name for name in trunk if not (
       first.has_tensor(name) and second.has_tensor(name) and
       np.array_equal(first.get_tensor(name), second.get_tensor(name)))]
+  if averages_drift:
+    differing = [name for name in differing if not name.endswith(_AVERAGES)]
+  if differing:
+    raise UserError(
+        f'{what}: the trunk of {checkpoint} is not that of {other} '
+        f'({len(differing)} of {len(trunk)} variables differ, such as '
+        f'{differing[0]}); {remedy}')
 
 
 def _check_resumed_trunk(paths, trunk, resumed, pretrained):
   """Refuses a --model_dir that was trained on another trunk than -pmcp."""
   with _explain_unreadable(pretrained, '-pmcp must be of this network'):
-    differing = _differing(trunk, resumed, pretrained)
-  if paths.averages_drift:
-    differing = [name for name in differing if not name.endswith(_AVERAGES)]
-  if differing:
-    raise UserError(
-        f'--model_dir: the trunk of {resumed} is not that of -pmcp '
-        f'{pretrained} ({len(differing)} of {len(trunk)} variables differ, '
-        f'such as {differing[0]}); name another --model_dir, leave out -pmcp '
-        'to use the trunk of --model_dir, or pass --trunk_batch_norm=update '
-        'if it was trained so')
-
-
-def _check_head_has_trunk(classifier_id, trunk, head_checkpoint,
-                          trunk_checkpoint):
-  """Refuses a head that was trained on another trunk than it would get."""
-  differing = _differing(trunk, head_checkpoint, trunk_checkpoint)
-  if differing:
-    raise UserError(
-        f'clf{classifier_id}: the trunk that it was trained on, in '
-        f'{head_checkpoint}, is not that of {trunk_checkpoint} '
-        f'({len(differing)} of {len(trunk)} variables differ, such as '
-        f'{differing[0]}), perhaps for --trunk_batch_norm=update; dump it '
-        f'alone, with its own trunk: --classifier_id {classifier_id} and its '
-        'folder as --model_dir, without -pmcp')
+    _check_same_trunk(
+        '--model_dir', trunk, resumed, pretrained,
+        'name another --model_dir, leave out -pmcp to use the trunk of '
+        '--model_dir, or pass --trunk_batch_norm=update if it was trained so',
+        paths.averages_drift)
 
 
 def _check_keeps_heads(resumed, shapes, classifier_ids):
@@ -320,22 +299,21 @@ def _check_keeps_heads(resumed, shapes, classifier_ids):
 
   The next checkpoint would lack it, and the old ones are deleted in time.
   """
-  saved = _names_in(resumed)
+  others = set(_saved_shapes(resumed)) - set(shapes)
   dropped = [k for k in resnet_model.CLASSIFIER_IDS
              if k not in classifier_ids and
              any(name.startswith(resnet_model.head_prefix(k))
-                 for name in saved - set(shapes))]
+                 for name in others)]
   if dropped:
+    together = ','.join(map(str, sorted(dropped + list(classifier_ids))))
     raise UserError(
-        '--model_dir: {} holds {} too, which training {} alone would drop; '
-        'pass --classifier_id {}, or name another --model_dir'.format(
-            resumed, ' and '.join(f'clf{k}' for k in dropped),
-            ' and '.join(f'clf{k}' for k in classifier_ids),
-            ','.join(str(k) for k in sorted(dropped + list(classifier_ids)))))
+        f'--model_dir: {resumed} also holds clf{dropped[0]}, which this '
+        f'training would drop; pass --classifier_id {together}, or name '
+        'another --model_dir')
 
 
 def check_variables(checkpoint, shapes, remedy):
-  """Checks that a checkpoint has what a graph wants.
+  """Checks that a checkpoint has what a graph wants, and finite values in it.
 
   Args:
     checkpoint: a prefix.
@@ -344,30 +322,42 @@ def check_variables(checkpoint, shapes, remedy):
 
   Raises:
     UserError: the checkpoint cannot be read, or lacks a variable, or has one
-      of another shape; names them.
+      of another shape; names them. Or its training diverged.
   """
-  with _explain_unreadable(checkpoint, remedy):
-    reader = tf.train.load_checkpoint(checkpoint)
-    saved = reader.get_variable_to_shape_map()
-  missing = sorted(set(shapes) - set(saved))
-  if missing:
-    raise UserError(f'{checkpoint}: lacks {_shortened(missing)}; {remedy}')
-  misshapen = [f'{name} is {list(saved[name])}, needed {list(shapes[name])}'
-               for name in sorted(shapes)
-               if list(shapes[name]) != list(saved[name])]
-  if misshapen:
-    raise UserError(f'{checkpoint}: another shape than this network\'s: '
-                    f'{_shortened(misshapen)}; {remedy}')
+  saved = _saved_shapes(checkpoint, remedy)
+  wrong = [
+      f'{name} is {saved[name]}, needed {list(shapes[name])}'
+      if name in saved else f'lacks {name}'
+      for name in sorted(shapes)
+      if name not in saved or list(saved[name]) != list(shapes[name])]
+  if wrong:
+    raise UserError(f'{checkpoint}: {len(wrong)} variables do not fit this '
+                    f'network, such as: {wrong[0]}; {remedy}')
   # So far only the index was read. The data may be missing or truncated.
   with _explain_unreadable(checkpoint, remedy):
+    reader = tf.train.load_checkpoint(checkpoint)
     for name in shapes:
-      reader.get_tensor(name)
+      _read(reader, checkpoint, name)
+
+
+def _read(reader, checkpoint, name):
+  """The value of a variable, which must be finite."""
+  value = reader.get_tensor(name)
+  if not np.isfinite(value).all():
+    raise UserError(f'{checkpoint}: {name} is not finite, so its training '
+                    'diverged; train again with --clean and a smaller rate '
+                    '(--base_lr)')
+  return value
+
+
+def _saved_shapes(checkpoint, remedy='copy it again or name another folder'):
+  """A dict from variable name to shape."""
+  with _explain_unreadable(checkpoint, remedy):
+    return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
 
 
 def _names_in(checkpoint):
-  with _explain_unreadable(checkpoint, 'copy it again or name another folder'):
-    return set(tf.train.load_checkpoint(
-        checkpoint).get_variable_to_shape_map())
+  return set(_saved_shapes(checkpoint))
 
 
 @contextlib.contextmanager
@@ -381,38 +371,30 @@ def _explain_unreadable(checkpoint, remedy):
                     f'({reason}); {remedy}')
 
 
-def _shortened(names):
-  shown = ', '.join(names[:_MOST_NAMES_IN_A_MESSAGE])
-  num_more = len(names) - _MOST_NAMES_IN_A_MESSAGE
-  return shown + (f' and {num_more} more' if num_more > 0 else '')
-
-
 # ---- Finding and restoring --------------------------------------------------
 
 def find_checkpoint(path, flag_name):
-  """The checkpoint prefix that a folder or a prefix stands for.
+  """The checkpoint prefix that a path stands for.
 
   Args:
     path: a folder with checkpoints (its newest is taken), or a prefix such as
-      'folder/model.ckpt-225207'.
+      'folder/model.ckpt-225207', or one of its files, as a shell completes it.
     flag_name: for the message.
 
   Raises:
     UserError: nothing there.
   """
+  prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
   try:
-    for file_path in (path + '.index', path):
-      if tf.gfile.Exists(file_path) and not tf.gfile.IsDirectory(file_path):
-        return path
-    is_folder = tf.gfile.IsDirectory(path)
+    if any(tf.gfile.Exists(name) and not tf.gfile.IsDirectory(name)
+           for name in (prefix + '.index', prefix)):
+      return prefix
+    checkpoint = newest_checkpoint(prefix)
   except tf.errors.OpError as error:  # No such scheme, no permission.
     raise UserError(f'{flag_name} {path}: cannot be read ({error.message}); '
                     'name another folder or checkpoint')
-  if not is_folder:
-    raise UserError(f'{flag_name} {path}: no such folder or checkpoint')
-  checkpoint = newest_checkpoint(path)
   if checkpoint is None:
-    raise UserError(f'{flag_name} {path}: no checkpoint in this folder '
+    raise UserError(f'{flag_name} {path}: no checkpoint there '
                     '(model.ckpt-*.index)')
   return checkpoint
 

@@ -7,7 +7,7 @@ are compared in the literature and in the paper.
 
 from tf_compat import tf
 
-from dump_record import ExitCost, Network
+from shared_cascade_json import ExitCost, Network
 from resnet_model import CLASSIFIER_IDS, head_prefix
 
 
@@ -21,7 +21,7 @@ def describe(model, image_size):
     image_size: height and width of an image, in pixels.
 
   Returns:
-    A `dump_record.Network`.
+    A `shared_cascade_json.Network`.
   """
   with tf.Graph().as_default():
     images = tf.placeholder(model.dtype, [1, image_size, image_size, 3])
@@ -44,7 +44,7 @@ def exit_costs(logits):
       it; the shapes of the graph are static but for the batch.
 
   Returns:
-    A list of `dump_record.ExitCost`, in the order of the network.
+    A list of `shared_cascade_json.ExitCost`, in the order of the network.
   """
   costs = []
   for k in sorted(logits):

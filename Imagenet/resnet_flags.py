@@ -6,11 +6,66 @@ read in `imagenet_main.py` and `run_cascade.py` and nowhere else, and never
 written to.
 """
 
+import logging
+import os
+import sys
+
+from absl import app
 from absl import flags
 
 import resnet_model
-from cascade_results import CONFIDENCE_TERMS
+from shared_results import CONFIDENCE_TERMS
+from shared_terminal import run_main
+from tf_compat import configure_logging
 from training_hooks import HOOK_NAMES
+
+
+def run_command_line(define_flags, run, log_level=logging.INFO):
+  """Defines and parses the flags, runs, and ends the process.
+
+  Args:
+    define_flags: a function without arguments.
+    run: a function from the parsed flags and a list of the arguments that are
+      no flags to the exit status, or None; what it may raise is in
+      `shared_terminal.run_main`.
+    log_level: of our own log lines.
+  """
+  def parse(argv):
+    try:
+      return flags.FLAGS(argv)
+    except flags.Error as error:
+      sys.exit(f'{os.path.basename(argv[0])}: {" ".join(str(error).split())}; '
+               'see --help')
+
+  def main(argv):
+    status = run_main(lambda: run(flags.FLAGS, argv[1:]))
+    if status == 130:
+      sys.stdout.flush()
+      os._exit(status)  # TensorFlow's threads may still be at work.
+    sys.exit(status)
+
+  configure_logging(log_level)
+  define_flags()
+  app.run(main, flags_parser=parse)
+
+
+class _PathParser(flags.ArgumentParser):
+  """A path. Shells leave `~` alone in --flag=~/folder."""
+  syntactic_help = 'a path'
+
+  def parse(self, argument):
+    return os.path.expanduser(argument)
+
+
+class _PathListParser(flags.ListParser):
+
+  def parse(self, argument):
+    return [os.path.expanduser(path) for path in super().parse(argument)]
+
+
+def _define_path(name, default, **kwargs):
+  flags.DEFINE(_PathParser(), name, default,
+               serializer=flags.ArgumentSerializer(), **kwargs)
 
 
 def define_resnet_flags(resnet_size_choices=None):
@@ -26,7 +81,7 @@ def define_resnet_flags(resnet_size_choices=None):
 def define_run_cascade_flags(resnet_size_choices):
   """Defines the flags of `run_cascade.py`, some of which are shared."""
   _define_network_flags(resnet_size_choices)
-  flags.DEFINE_string(
+  _define_path(
       'data_dir', None, short_name='dd',
       help='Folder of the TFRecords, or of their dataset.json for the names of '
       'the classes.')
@@ -37,7 +92,7 @@ def define_run_cascade_flags(resnet_size_choices):
       'thresholds', None,
       help='The confidence at which an image leaves, for each exit but the '
       'last, such as 0.9,0.8; inf: no image leaves.')
-  flags.DEFINE_string(
+  _define_path(
       'results', None,
       help='The -output_dir of analyze_imagenet_labels.py, for --choose.')
   flags.DEFINE_string(
@@ -56,12 +111,16 @@ def define_run_cascade_flags(resnet_size_choices):
   flags.DEFINE_boolean(
       'compare', True,
       help='With --split, also run the plain network, in turns, and time both.')
-  flags.DEFINE_string(
+  _define_path(
       'output_dir', None, short_name='od',
       help='Folder for predictions.csv, run.json and stage_seconds.json.')
-  flags.DEFINE_string(
+  _define_path(
       'export_dir', None, short_name='ed',
       help='Export the cascade as a SavedModel into this folder.')
+  flags.DEFINE_string(
+      'export_onnx', None,
+      help='Export the cascade into this folder for run_onnx_cascade.py, which '
+      'needs ONNX Runtime and no TensorFlow.')
   flags.DEFINE_boolean(
       'profile_stages', False,
       help='Measure the seconds per image of every exit, for batches of 1, 2, '
@@ -85,17 +144,18 @@ def _define_network_flags(resnet_size_choices):
   flags.DEFINE_enum(
       'dtype', 'fp32', ['fp16', 'fp32'], short_name='dt',
       help='Precision of the computation; variables are float32 always.')
-  flags.DEFINE_string(
+  _define_path(
       'model_dir', '/tmp', short_name='md',
       help='Folder of checkpoints and summaries. A training resumes from the '
       'newest checkpoint found here.')
-  flags.DEFINE_string(
+  _define_path(
       'pretrained_model_checkpoint_path', None, short_name='pmcp',
       help='Checkpoint, or folder of one, with the pretrained trunk. If '
       '--model_dir already holds a checkpoint of these classifiers, that one '
       'is used, and its trunk must be this one.')
-  flags.DEFINE_list(
-      'head_model_dirs', [],
+  flags.DEFINE(
+      _PathListParser(), 'head_model_dirs', [],
+      serializer=flags.ListSerializer(','),
       help='Without training: folders of checkpoints to take the heads from, '
       'separated by commas; the trunk is that of '
       '--pretrained_model_checkpoint_path, else of --model_dir. Default: '
@@ -130,7 +190,7 @@ def _define_network_flags(resnet_size_choices):
 
 
 def _define_base_flags():
-  flags.DEFINE_string(
+  _define_path(
       'data_dir', '/tmp', short_name='dd',
       help='Folder of the TFRecords.')
   flags.DEFINE_boolean(
@@ -154,11 +214,11 @@ def _define_base_flags():
       lambda names: all(name.lower() in [hook.lower() for hook in HOOK_NAMES]
                         for name in names),
       f'hooks are {", ".join(HOOK_NAMES)}')
-  flags.DEFINE_string(
+  _define_path(
       'export_dir', None, short_name='ed',
       help='Export the classifier as a SavedModel into this folder at the '
       'end.')
-  flags.DEFINE_string(
+  _define_path(
       'benchmark_log_dir', None, short_name='bld',
       help='Folder for metric.log and benchmark_run.log.')
 
@@ -220,7 +280,7 @@ def _define_added_flags():
       'dump_shard', None,
       help='--eval_only: dump this part of the rows only, such as 2/4: the '
       'second of four. The parts are put together when they are read.')
-  flags.DEFINE_string(
+  _define_path(
       'softmax_dir', 'output_softmax',
       help='Folder of the softmax dumps, on this machine.')
   flags.DEFINE_float(

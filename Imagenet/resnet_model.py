@@ -33,18 +33,6 @@ BLOCK_SIZES = {
     152: [3, 8, 36, 3],
     200: [3, 24, 36, 3],
 }
-SMALLEST_BOTTLENECK_SIZE = 50
-
-# ImageNet's first layers: a 7x7 convolution and a max pool, each of which
-# halves the image. The first block layer has as many filters; they double
-# with each block layer.
-NUM_FILTERS = 64
-FIRST_KERNEL_SIZE = 7
-FIRST_CONV_STRIDE = 2
-FIRST_POOL_STRIDE = 2
-
-# Of the first block of each block layer.
-BLOCK_STRIDES = [1, 2, 2, 2]
 
 # The last block layer halves the image for the fifth time.
 IMAGE_SIZE_DIVISOR = 32
@@ -101,6 +89,17 @@ def is_batch_norm(variable_name):
       ('/gamma', '/beta', '/moving_mean', '/moving_variance'))
 
 
+def value_name(name, classifier_id, classifier_ids):
+  """Name of a classifier's tensor or metric among those of a run.
+
+  A run of one classifier has the official names, such as 'accuracy'; in a run
+  of several it is 'accuracy_clf0'.
+  """
+  if len(classifier_ids) == 1:
+    return name
+  return f'{name}_clf{classifier_id}'
+
+
 class ExitOutput(typing.NamedTuple):
   """What one classifier answers, in float32 whatever it is computed in."""
   logits: tf.Tensor              # float32 [batch, classes]
@@ -119,6 +118,10 @@ def exit_output(logits, name=None):
 
 
 # ---- Layers -----------------------------------------------------------------
+# In all of them, `training` says whether BN uses the batch's statistics (else
+# its moving averages), `decay` is that of the averages, and `data_format` is
+# 'channels_first' or 'channels_last'. Maps are [batch, height, width, channels]
+# or [batch, channels, height, width].
 
 def batch_norm(inputs, training, data_format, decay=BATCH_NORM_DECAY,
                name=None):
@@ -135,38 +138,10 @@ def batch_norm(inputs, training, data_format, decay=BATCH_NORM_DECAY,
     # The kernel that is not fused cannot mix half-precision inputs with
     # float32 statistics (TensorFlow 1.12).
     inputs = tf.cast(inputs, tf.float32)
-  layer = tf.layers.BatchNormalization(
-      axis=channels_axis, momentum=decay, epsilon=BATCH_NORM_EPSILON,
-      center=True, scale=True, fused=rank == 4, name=name)
-  outputs = layer.apply(inputs, training=training)
-  if inputs.op.type == 'Conv2D' and dtype == tf.float32 and not training:
-    outputs = _folded_into_convolution(
-        layer, inputs.op, outputs.op.get_attr('epsilon'))
+  outputs = tf.layers.batch_normalization(
+      inputs, axis=channels_axis, momentum=decay, epsilon=BATCH_NORM_EPSILON,
+      center=True, scale=True, training=training, fused=rank == 4, name=name)
   return tf.cast(outputs, dtype)
-
-
-def _folded_into_convolution(norm, convolution, epsilon):
-  """Folds BN in inference form into the convolution (scaled kernel plus bias).
-
-  This saves a pass over the map. The two operations that it replaces stay in
-  the graph but are never run.
-
-  Args:
-    norm: a `tf.layers.BatchNormalization`, already applied.
-    convolution: the operation 'Conv2D' whose output it was applied to.
-    epsilon: of the fused kernel, which raises 1e-5 to 1.001e-5 (for cuDNN).
-
-  Returns:
-    float32, the normalized map.
-  """
-  images, kernel = convolution.inputs
-  scale = norm.gamma * tf.rsqrt(norm.moving_variance + epsilon)  # [channels]
-  data_format = convolution.get_attr('data_format').decode()
-  outputs = tf.nn.conv2d(
-      images, kernel * scale, convolution.get_attr('strides'),
-      convolution.get_attr('padding').decode(), data_format=data_format)
-  return tf.nn.bias_add(
-      outputs, norm.beta - norm.moving_mean * scale, data_format)
 
 
 def fixed_padding(inputs, kernel_size, data_format):
@@ -197,14 +172,10 @@ def _building_block_v1(inputs, filters, training, projection_shortcut, strides,
   """Two 3x3 convolutions, each followed by BN; ReLU after the addition.
 
   Args:
-    inputs: float [batch, height, width, channels], or channels first.
     filters: channels of both convolutions and of the output.
-    training: whether BN uses the batch's statistics.
     projection_shortcut: a function from the inputs to the shortcut, or None
       for the identity.
     strides: of the first convolution.
-    data_format: 'channels_first' or 'channels_last'.
-    decay: of BN's moving averages.
 
   Returns:
     The output map, smaller by `strides`.
@@ -224,7 +195,7 @@ def _building_block_v1(inputs, filters, training, projection_shortcut, strides,
 
 def _building_block_v2(inputs, filters, training, projection_shortcut, strides,
                        data_format, decay=BATCH_NORM_DECAY):
-  """Two 3x3 convolutions, each after BN and ReLU; arguments as for v1."""
+  """Two 3x3 convolutions, each after BN and ReLU."""
   shortcut = inputs
   inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
   if projection_shortcut is not None:
@@ -239,10 +210,7 @@ def _building_block_v2(inputs, filters, training, projection_shortcut, strides,
 
 def _bottleneck_block_v1(inputs, filters, training, projection_shortcut,
                          strides, data_format, decay=BATCH_NORM_DECAY):
-  """1x1, 3x3 (strided) and 1x1 convolution; the output has 4 x filters.
-
-  Arguments as for `_building_block_v1`.
-  """
+  """1x1, 3x3 (strided) and 1x1 convolution; the output has 4 x filters."""
   shortcut = inputs
   if projection_shortcut is not None:
     shortcut = batch_norm(projection_shortcut(inputs), training, data_format,
@@ -261,7 +229,7 @@ def _bottleneck_block_v1(inputs, filters, training, projection_shortcut,
 
 def _bottleneck_block_v2(inputs, filters, training, projection_shortcut,
                          strides, data_format, decay=BATCH_NORM_DECAY):
-  """The bottleneck with BN and ReLU before each convolution; as for v1."""
+  """The bottleneck with BN and ReLU before each convolution."""
   shortcut = inputs
   inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay))
   if projection_shortcut is not None:
@@ -281,19 +249,8 @@ def block_layer(inputs, filters, bottleneck, block_fn, blocks, strides,
                 training, name, data_format):
   """A block layer: `blocks` blocks, the first of which strides and projects.
 
-  Args:
-    inputs: the map to read.
-    filters: of the blocks' first convolution.
-    bottleneck: whether the blocks are bottlenecks (4 x filters come out).
-    block_fn: one of the block functions above, or one with their arguments.
-    blocks: how many.
-    strides: of the first block.
-    training: whether BN uses the batch's statistics.
-    name: of the output tensor.
-    data_format: 'channels_first' or 'channels_last'.
-
-  Returns:
-    The output map.
+  A block's first convolution has `filters` filters; a bottleneck gives out 4 x
+  filters. `block_fn` is one of the block functions above.
   """
   filters_out = 4 * filters if bottleneck else filters
 
@@ -308,18 +265,13 @@ def block_layer(inputs, filters, bottleneck, block_fn, blocks, strides,
 
 
 def early_head(feature_map, early_exit, num_classes, training, data_format,
-               decay=BATCH_NORM_DECAY, map_is_fixed=False):
+               decay=BATCH_NORM_DECAY):
   """The head of an early exit (paper, section 4).
 
   Args:
-    feature_map: the output of the exit's block layer, rank 4, static shape.
+    feature_map: the output of the exit's block layer, of static shape.
     early_exit: a row of `EARLY_EXITS`.
     num_classes: outputs, background class included.
-    training: whether the head's BN uses the batch's statistics.
-    data_format: 'channels_first' or 'channels_last'.
-    decay: of BN's moving averages.
-    map_is_fixed: whether the map depends on nothing that is trained. No
-      gradient reaches it then.
 
   Returns:
     Logits [batch, num_classes].
@@ -328,15 +280,11 @@ def early_head(feature_map, early_exit, num_classes, training, data_format,
   sides = feature_map.shape.as_list()
   sides = sides[2:] if data_format == 'channels_first' else sides[1:3]
   window = [side // cells for side, cells in zip(sides, early_exit.grid)]
-  pool = functools.partial(
-      tf.layers.average_pooling2d, pool_size=window, strides=window,
-      padding='VALID', data_format=data_format)
-  inputs = batch_norm(feature_map, training, data_format, decay,
-                      name=early_exit.map_norm)
-  if map_is_fixed and training and inputs.dtype == tf.float32:
-    inputs = _pooled_relu_of_fixed_map(inputs.op, pool, data_format)
-  else:
-    inputs = pool(tf.nn.relu(inputs))  # [batch, rows, columns, channels]
+  inputs = tf.nn.relu(batch_norm(feature_map, training, data_format, decay,
+                                 name=early_exit.map_norm))
+  inputs = tf.layers.average_pooling2d(
+      inputs, pool_size=window, strides=window, padding='VALID',
+      data_format=data_format)  # [batch, rows, columns, channels]
   # Channel-major in either format, as the published code flattens on a GPU,
   # so that checkpoints do not depend on the format.
   if data_format == 'channels_last':
@@ -351,43 +299,6 @@ def early_head(feature_map, early_exit, num_classes, training, data_format,
       inputs, num_classes, name=early_exit.classifier,
       kernel_initializer=_initializer_for(
           early_exit.classifier))  # [batch, num_classes]
-
-
-def _pooled_relu_of_fixed_map(norm, pool, data_format):
-  """pool(relu(BN of a map)), with a gradient to BN's gamma and beta alone.
-
-  The gradient of the fused kernel includes the map's, which nobody needs here
-  and which is the most expensive operation of training a head on a CPU. Where
-  BN's output is positive it is gamma * normalized + beta; elsewhere the ReLU
-  gives 0. The pool is linear, so
-
-    pool(relu(BN)) = gamma * pool(normalized where positive)
-                     + beta * (share of each window that is positive)
-
-  and the gradients need the small pooled arrays only.
-
-  Args:
-    norm: the operation of fused BN in training form, float32.
-    pool: a function of a map.
-    data_format: 'channels_first' or 'channels_last'.
-
-  Returns:
-    The pooled map.
-  """
-  inputs, gamma, beta, _, _ = norm.inputs
-  outputs, mean, variance = norm.outputs[:3]
-  # The kernel returns the unbiased variance but divides by the biased one.
-  count = tf.to_float(tf.size(inputs)) / tf.to_float(tf.size(mean))
-  scale = tf.rsqrt(
-      variance * (count - 1) / count + norm.get_attr('epsilon'))
-  if data_format == 'channels_first':
-    gamma, beta, mean, scale = [
-        tf.reshape(vector, [-1, 1, 1]) for vector in (gamma, beta, mean, scale)]
-  is_positive = tf.to_float(outputs > 0)
-  share = tf.stop_gradient(pool(is_positive))
-  normalized = tf.stop_gradient(
-      (pool(is_positive * inputs) - share * mean) * scale)
-  return normalized * gamma + share * beta
 
 
 def _initializer_for(layer_name):
@@ -416,25 +327,18 @@ class Model:
     """Describes the network; nothing is built before the model is called.
 
     Args:
-      resnet_size: the number that names the network, for messages.
-      bottleneck: whether blocks are bottlenecks.
       num_classes: outputs, background class included.
       num_filters: of the first convolution and first block layer; they double
         with each block layer.
-      kernel_size: of the first convolution.
-      conv_stride: of the first convolution.
+      kernel_size, conv_stride: of the first convolution.
       first_pool_size: of the max pool that follows it; None for no pool.
-      first_pool_stride: of that pool.
       block_sizes: blocks in each block layer.
       block_strides: of the first block of each block layer.
-      resnet_version: 1 or 2.
-      data_format: 'channels_first', 'channels_last', or None for what suits
-        this machine.
+      data_format: None for what suits this machine.
       dtype: of the computation; variables are float32 always.
-      batch_norm_decay: of BN's moving averages.
 
     Raises:
-      ValueError: the version or dtype does not exist.
+      ValueError: the version (1 or 2) or dtype does not exist.
     """
     if resnet_version not in (1, 2):
       raise ValueError(f'resnet_version must be 1 or 2, not '
@@ -465,12 +369,7 @@ class Model:
     self.pre_activation = resnet_version == 2
 
   def __call__(self, inputs, training):
-    """Logits [batch, num_classes] of the network's own classifier.
-
-    Args:
-      inputs: float [batch, height, width, 3], preprocessed.
-      training: whether BN uses the batch's statistics.
-    """
+    """Logits [batch, num_classes] of the network's own classifier."""
     return self.exit_logits(inputs, [FINAL_CLASSIFIER_ID], training, training)[
         FINAL_CLASSIFIER_ID]
 
@@ -480,8 +379,7 @@ class Model:
     Args:
       inputs: float [batch, height, width, 3], preprocessed.
       classifier_ids: any of `CLASSIFIER_IDS`.
-      trunk_training: whether the trunk's BN uses the batch's statistics. If it
-        does not, early heads have no gradient to the trunk.
+      trunk_training: whether the trunk's BN uses the batch's statistics.
       head_training: whether the early heads' BN does.
 
     Returns:
@@ -494,8 +392,7 @@ class Model:
       for k in CLASSIFIER_IDS[:max(classifier_ids) + 1]:
         feature_map = self.stage(feature_map, k, trunk_training)
         if k in classifier_ids:
-          logits[k] = self.head(feature_map, k, head_training,
-                                map_is_fixed=not trunk_training)
+          logits[k] = self.head(feature_map, k, head_training)
     return logits
 
   def scope(self):
@@ -511,8 +408,6 @@ class Model:
     Args:
       inputs: the images [batch, height, width, 3] for stage 0, else the
         output of the stage before.
-      classifier_id: of `CLASSIFIER_IDS`.
-      training: whether BN uses the batch's statistics.
 
     Returns:
       The map that this exit's head reads, in the model's data format.
@@ -535,19 +430,12 @@ class Model:
                                      self.batch_norm_decay))
     return inputs
 
-  def head(self, feature_map, classifier_id, training, map_is_fixed=False):
-    """Logits [batch, num_classes] of one exit.
-
-    Args:
-      feature_map: the output of its stage.
-      classifier_id: of `CLASSIFIER_IDS`.
-      training: whether an early head's BN uses the batch's statistics.
-      map_is_fixed: see `early_head`.
-    """
+  def head(self, feature_map, classifier_id, training):
+    """Logits [batch, num_classes] of one exit, from the map of its stage."""
     if classifier_id != FINAL_CLASSIFIER_ID:
       logits = early_head(
           feature_map, EARLY_EXITS[classifier_id], self.num_classes, training,
-          self.data_format, self.batch_norm_decay, map_is_fixed)
+          self.data_format, self.batch_norm_decay)
       return tf.identity(logits, f'exit{classifier_id}_logits')
     axes = [2, 3] if self.data_format == 'channels_first' else [1, 2]
     inputs = tf.reduce_mean(feature_map, axes, keepdims=True)

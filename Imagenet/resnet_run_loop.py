@@ -7,9 +7,10 @@ names, counts and schedule come from `imagenet_main.py`.
 import collections
 import functools
 import math
+import os
 import typing
 
-from tf_compat import tf
+from tf_compat import log, tf
 
 import devices as devices_lib
 import distributed
@@ -19,59 +20,52 @@ import resnet_checkpoint
 import resnet_model
 import run_record
 import training_hooks
-from training_hooks import value_name
+from resnet_model import value_name
 # Under the names the official code has here.
 # pylint: disable=unused-import
 from imagenet_input import process_record_dataset
 from resnet_flags import define_resnet_flags
 # pylint: enable=unused-import
-from user_error import UserError
+from shared_dataset import check_same_classes
+from shared_terminal import UserError
 
 
 class TrainSettings(typing.NamedTuple):
-  """How long training takes, and what it tells."""
+  """How a run trains."""
   epochs: int
   epochs_between_evals: int
-  # Step to stop at, if it comes before the end of the epochs; or None.
-  max_steps: typing.Optional[int]
-  # Top-1 accuracy (a fraction) at which training stops; or None.
-  stop_threshold: typing.Optional[float]
-  # Of `training_hooks.HOOK_NAMES`, in any letter case.
-  hook_names: typing.Sequence[str]
+  max_steps: typing.Optional[int]         # To stop before the last epoch ends.
+  stop_threshold: typing.Optional[float]  # Top-1 to stop at, a fraction.
+  hook_names: typing.List[str]            # Of `training_hooks.HOOK_NAMES`.
+  base_lr: typing.Optional[float]         # None for the schedule's own.
+  loss_scale: int                         # Factor of the loss for gradients.
+  trunk_batch_norm: str                   # 'frozen' or 'update'.
 
 
 class ExportSettings(typing.NamedTuple):
   """A SavedModel to write."""
   folder: str
-  # Whether it takes JPEG bytes, not image tensors.
-  takes_image_bytes: bool
+  takes_image_bytes: bool  # JPEG bytes, not image tensors.
 
 
 class RunSettings(typing.NamedTuple):
-  """One run of the command line, resolved and checked."""
-  # 'train', 'fine_tune' or 'eval_only'.
-  mode: str
-  # Ascending.
-  classifier_ids: typing.Sequence[int]
+  """One run of the command line, resolved and checked: all that is known."""
+  mode: str                               # 'train', 'fine_tune', 'eval_only'.
+  classifier_ids: typing.List[int]        # Ascending.
+  model: resnet_model.Model               # Every graph of the run is of it.
+  image_shape: typing.List[int]           # [height, width, channels].
+  batch_size: int                         # Over all replicas of all machines.
+  num_images: typing.Dict[str, int]       # From split to count.
+  class_names: typing.Optional[typing.List[str]]  # From label 1 on.
   checkpoints: resnet_checkpoint.CheckpointPaths
   devices: devices_lib.Devices
   cluster: distributed.Cluster
-  # Images in a step, over all replicas of all machines.
-  batch_size: int
-  # From split to images.
-  num_images: typing.Dict[str, int]
-  # [height, width, channels].
-  image_shape: typing.Sequence[int]
-  # Random images instead of records.
-  is_synthetic: bool
+  is_synthetic: bool                      # Random images, not records.
   random_seed: typing.Optional[int]
-  # Of metric.log and benchmark_run.log; None for the model folder.
-  log_dir: typing.Optional[str]
-  # For `results.json`: a dict from the names of the flags to their values.
-  flag_values: typing.Dict[str, typing.Any]
-  # None in mode 'eval_only'.
-  train: typing.Optional[TrainSettings]
-  # None for no export.
+  log_dir: typing.Optional[str]           # Of metric.log; None: --model_dir.
+  flag_values: typing.Dict[str, typing.Any]  # For `results.json`.
+  train: typing.Optional[TrainSettings]   # None with 'eval_only'.
+  dump: typing.Optional[dump_pass.DumpJob]
   export: typing.Optional[ExportSettings]
 
 
@@ -84,12 +78,10 @@ def learning_rate_with_decay(batch_size, batch_denom, num_images,
 
   Args:
     batch_size: images in a step, over all replicas.
-    batch_denom: the batch size for which `base_lr` is meant; the rate scales
-      with the batch.
+    batch_denom: the batch size that `base_lr` is for; the rate scales with it.
     num_images: images in an epoch.
     boundary_epochs: when the rate falls.
     decay_rates: factors of the initial rate, one more than boundaries.
-    base_lr: the initial rate for a batch of `batch_denom`.
     warmup: whether the rate rises from 0 during the first five epochs.
 
   Returns:
@@ -135,19 +127,14 @@ def resnet_model_fn(features, labels, mode, model_class, resnet_size,
     mode: a `tf.estimator.ModeKeys`.
     model_class: makes the model from (resnet_size, data_format,
       resnet_version=, dtype=).
-    resnet_size: depth of the network.
     weight_decay: factor of the L2 loss.
     learning_rate_fn: from global step to rate.
-    momentum: of the optimizer.
-    data_format: 'channels_first', 'channels_last' or None.
-    resnet_version: 1 or 2.
     loss_scale: factor of the loss while gradients are computed, against
       underflow in half precision; they are divided by it again.
     loss_filter_fn: which variables, by name, have weight decay; None for
       all but those of batch normalization.
-    dtype: of the computation.
     fine_tune: train the heads alone.
-    classifier_ids: of `resnet_model.CLASSIFIER_IDS`, which ones.
+    classifier_ids: any of `resnet_model.CLASSIFIER_IDS`, ascending.
     trunk_batch_norm: in fine-tuning, 'frozen' runs the trunk's BN with its
       moving averages and leaves them; 'update' uses the batch's statistics
       and updates them, as the published code does.
@@ -270,19 +257,16 @@ def trained_variables(classifier_ids, fine_tune):
 
 # ---- The main path ----------------------------------------------------------
 
-def resnet_main(run, model_function, input_function, dataset_name, params,
-                model, dump_job=None):
-  """Trains, evaluates, dumps and exports, as the settings say.
+def resnet_main(run, model_function, input_function, dataset_name):
+  """Trains or evaluates, dumps and exports, as the settings say.
 
   Args:
     run: `RunSettings`.
-    model_function: an Estimator's model function.
-    input_function: like `imagenet_input.input_fn`, but for `data_dir` and the
-      dtype.
+    model_function: an Estimator's model function of the parameters that
+      `model_params` makes.
+    input_function: like `imagenet_input.input_fn`, given all that does not
+      change during a run.
     dataset_name: for the record of the run.
-    params: for the model function.
-    model: the `resnet_model.Model` that the model function builds.
-    dump_job: a `dump_pass.DumpJob`, done last; None for no dumps.
 
   Returns:
     A dict of results: 'global_step' (None if the checkpoint has none), and for
@@ -292,53 +276,82 @@ def resnet_main(run, model_function, input_function, dataset_name, params,
   Raises:
     UserError: the checkpoints do not fit, before any work.
   """
+  params = model_params(run)
   exit_shapes = collections.OrderedDict(
-      (k, exit_variable_shapes(model, k, run.image_shape))
+      (k, exit_variable_shapes(run.model, k, run.image_shape))
       for k in run.classifier_ids)
   if run.train:
-    params = dict(params, initial_checkpoint=resnet_checkpoint.to_train(
+    params['initial_checkpoint'] = resnet_checkpoint.to_train(
         run.checkpoints,
         _training_shapes(model_function, params, run.image_shape),
         run.classifier_ids, fine_tune=run.mode == 'fine_tune',
-        may_start_anew=run.mode == 'train' or run.is_synthetic))
+        may_start_anew=run.mode == 'train' or run.is_synthetic)
+    folders = [] if run.checkpoints.clean else [run.checkpoints.model_dir]
   else:
     weights = resnet_checkpoint.to_evaluate(run.checkpoints, exit_shapes)
-    if run.export or not dump_job:
+    folders = [os.path.dirname(source.head_checkpoint)
+               for source in weights.sources.values()]
+    if run.export or not run.dump:
       _only_checkpoint(weights)
+  for folder in folders:
+    check_same_classes(run.class_names, '--data_dir',
+                       run_record.class_names(folder), folder)
+  make_estimator = functools.partial(_estimator, run, model_function, params)
   if not run.cluster.is_chief:
-    return _train(run, model_function, input_function, params)
-  entry, record = _start_record(run, dataset_name, params, dump_job)
+    return _train(run, make_estimator, input_function)
+  entry, record = _start_record(run, dataset_name, params)
 
   results = {}
   if run.train:
-    results = _train(run, model_function, input_function, params,
-                     evaluates_last=not dump_job)
+    results = _train(run, make_estimator, input_function)
     weights = resnet_checkpoint.of_one_checkpoint(
         resnet_checkpoint.newest_checkpoint(run.checkpoints.model_dir),
         exit_shapes)
-  elif not dump_job:
-    results = _evaluate(run, model_function, input_function, params,
+  elif not run.dump:
+    results = _evaluate(run, make_estimator, input_function,
                         _only_checkpoint(weights))
-  if dump_job:
+  if run.dump:
     results.update(dump_pass.run(
-        dump_job, model, weights, run.devices.replicas,
+        run.dump, run.model, weights, run.devices.replicas,
         devices_lib.session_config(run.devices), record))
   if run.export:
-    _export(run, model_function, params, _only_checkpoint(weights))
+    _export(run, make_estimator, _only_checkpoint(weights))
   results['global_step'] = resnet_checkpoint.checkpoint_step(
       weights.sources[run.classifier_ids[0]].head_checkpoint)
   run_record.finish(run.checkpoints.model_dir, entry, record, results)
   return results
 
 
-def _start_record(run, dataset_name, params, dump_job):
+def model_params(run):
+  """The official code's `params` of a run, and below them what we add."""
+  model, train = run.model, run.train
+  return {
+      'resnet_size': model.resnet_size,
+      'data_format': model.data_format,
+      'batch_size': run.batch_size,
+      'resnet_version': model.resnet_version,
+      'loss_scale': train.loss_scale if train else 1,
+      'dtype': model.dtype,
+      'fine_tune': run.mode == 'fine_tune',
+      'model': model,
+      'classifier_ids': run.classifier_ids,
+      'num_train_images': run.num_images['train'],
+      'base_lr': train and train.base_lr,
+      'trunk_batch_norm': train.trunk_batch_norm if train else 'frozen',
+      'initial_checkpoint': None,
+  }
+
+
+def _start_record(run, dataset_name, params):
   """Notes that the run begins; (name of its entry, its description)."""
   model_dir = run.checkpoints.model_dir
   if run.checkpoints.clean:
     run_record.remove_earlier_run(model_dir, params['initial_checkpoint'])
+  if run.train:
+    run_record.record_class_names(model_dir, run.class_names)
   record = run_record.describe_run(dataset_name, run.flag_values, run.devices)
   entry = run_record.entry_name(
-      run.mode, run.classifier_ids, dump_job and dump_job.shard)
+      run.mode, run.classifier_ids, run.dump and run.dump.shard)
   run_record.start(model_dir, entry, record)
   if run.log_dir:
     run_record.write_benchmark_run(run.log_dir, record)
@@ -360,7 +373,7 @@ def _only_checkpoint(weights):
 def exit_variable_shapes(model, classifier_id, image_shape):
   """Names and shapes of the variables that one classifier needs, in order."""
   with tf.Graph().as_default():
-    images = tf.placeholder(model.dtype, [None] + list(image_shape))
+    images = tf.placeholder(model.dtype, [None] + image_shape)
     model.exit_logits(images, [classifier_id], trunk_training=False,
                       head_training=False)
     return _shapes_of_variables()
@@ -370,7 +383,7 @@ def _training_shapes(model_function, params, image_shape):
   """Names and shapes of the variables of the training graph, in order."""
   with tf.Graph().as_default():
     tf.train.create_global_step()
-    images = tf.placeholder(tf.float32, [None] + list(image_shape))
+    images = tf.placeholder(tf.float32, [None] + image_shape)
     labels = tf.placeholder(tf.int32, [None])
     model_function(images, labels, tf.estimator.ModeKeys.TRAIN, params)
     return _shapes_of_variables()
@@ -395,10 +408,12 @@ def _estimator(run, model_function, params, strategy):
 
 # ---- Training ---------------------------------------------------------------
 
-def _train(run, model_function, input_function, params, evaluates_last=False):
+def _train(run, make_estimator, input_function):
   """Trains in cycles of `epochs_between_evals`, evaluating after each.
 
-  Several machines train in one stretch, without evaluations on the way.
+  Several machines train in one stretch, without evaluations on the way; and
+  after the last cycle there is none where a dump follows, which measures the
+  same.
 
   The number of steps is fixed by epochs, images and batch, so that a run that
   was interrupted ends where an undisturbed one does. With 13 images, batches
@@ -408,30 +423,25 @@ def _train(run, model_function, input_function, params, evaluates_last=False):
   Returns:
     The results of the last evaluation; empty if there was none.
   """
-  num_workers = run.cluster.num_workers
-  make_estimator = functools.partial(_estimator, run, model_function, params)
-  checkpoint = resnet_checkpoint.newest_checkpoint(run.checkpoints.model_dir)
+  model_dir, num_workers = run.checkpoints.model_dir, run.cluster.num_workers
+  checkpoint = resnet_checkpoint.newest_checkpoint(model_dir)
   step = resnet_checkpoint.checkpoint_step(checkpoint) if checkpoint else 0
   last_step = _steps_in(run.train.epochs, run)
   hooks = []
   if run.cluster.is_chief:
     hooks = training_hooks.make_hooks(
-        run.train.hook_names, run.checkpoints.model_dir, run.log_dir,
-        run.batch_size, run.classifier_ids)
+        run.train.hook_names, model_dir, run.log_dir, run.batch_size,
+        run.classifier_ids)
     hooks.append(training_hooks.TrainingProgressHook(
-        run.checkpoints.model_dir, last_step, run.batch_size,
-        run.classifier_ids))
+        last_step, run.batch_size, run.classifier_ids))
   if num_workers == 1:
     estimator = make_estimator(devices_lib.strategy(run.devices))
-    cycle_steps = _cycle_steps(run, last_step)
-  else:
-    cycle_steps = [last_step]
   results = {}
-  for cycle_step in cycle_steps:
+  for cycle_step in _cycle_steps(run, last_step):
     if cycle_step < min(step, last_step):
       continue  # Done by an earlier run of the same command.
     if step < cycle_step:
-      tf.logging.info('training to step %d of %d', cycle_step, last_step)
+      log.info('training to step %d of %d', cycle_step, last_step)
       read = functools.partial(
           input_function, is_training=True, num_epochs=None,
           batch_size=run.batch_size // (
@@ -444,19 +454,20 @@ def _train(run, model_function, input_function, params, evaluates_last=False):
             run.cluster, make_estimator, run.devices.num_gpus,
             run.devices.all_reduce_alg, read, hooks, cycle_step)
       step = cycle_step
-    if run.cluster.is_chief and (step < last_step or evaluates_last):
-      results = _evaluate(run, model_function, input_function, params, None)
+    if run.cluster.is_chief and (step < last_step or not run.dump):
+      results = _evaluate(run, make_estimator, input_function, None)
       threshold = run.train.stop_threshold
       if threshold is not None and threshold <= min(
           top1 for top1, _ in results['validation'].values()):
-        tf.logging.info('top-1 accuracy has reached --stop_threshold %s',
-                        threshold)
+        log.info('top-1 accuracy has reached --stop_threshold %s', threshold)
         break
   return results
 
 
 def _cycle_steps(run, last_step):
   """The steps at which training stops for an evaluation, ascending."""
+  if run.cluster.num_workers > 1:
+    return [last_step]
   cycle_epochs = run.train.epochs_between_evals
   steps = [min(_steps_in(epochs, run), last_step)
            for epochs in range(cycle_epochs, run.train.epochs, cycle_epochs)]
@@ -481,7 +492,7 @@ def _seed_from_step(random_seed, step):
 
 # ---- Evaluation and export --------------------------------------------------
 
-def _evaluate(run, model_function, input_function, params, checkpoint):
+def _evaluate(run, make_estimator, input_function, checkpoint):
   """Top-1 and top-5 of the validation split; `checkpoint` None: the newest."""
   num_replicas = len(run.devices.replicas)
   num_images = run.num_images['validation']
@@ -492,9 +503,7 @@ def _evaluate(run, model_function, input_function, params, checkpoint):
     # Replicas take their batches together: a round that is not full would be
     # dropped, and with it images.
     padding['num_padding_images'] = -num_images % run.batch_size
-  estimator = _estimator(run, model_function, params,
-                         devices_lib.strategy(run.devices))
-  metrics = estimator.evaluate(
+  metrics = make_estimator(devices_lib.strategy(run.devices)).evaluate(
       functools.partial(
           input_function, is_training=False, num_epochs=1,
           batch_size=run.batch_size // num_replicas, **padding),
@@ -513,14 +522,13 @@ def _evaluate(run, model_function, input_function, params, checkpoint):
   return {'validation': accuracies}
 
 
-def _export(run, model_function, params, checkpoint):
+def _export(run, make_estimator, checkpoint):
   """Writes a SavedModel into a new, dated folder of `run.export.folder`."""
-  dtype = params['dtype']
+  dtype = run.model.dtype
 
   def receive():
     if not run.export.takes_image_bytes:
-      images = tf.placeholder(
-          dtype, [None] + list(run.image_shape), 'input_tensor')
+      images = tf.placeholder(dtype, [None] + run.image_shape, 'input_tensor')
       return tf.estimator.export.TensorServingInputReceiver(images, images)
     image_bytes = tf.placeholder(tf.string, [None], 'input_tensor')
     images = imagenet_preprocessing.preprocess_images(
@@ -528,7 +536,7 @@ def _export(run, model_function, params, checkpoint):
     return tf.estimator.export.TensorServingInputReceiver(
         tf.cast(images, dtype), {'image_bytes': image_bytes})
 
-  folder = _estimator(run, model_function, params, None).export_savedmodel(
+  folder = make_estimator(None).export_savedmodel(
       run.export.folder, receive, checkpoint_path=checkpoint,
       strip_default_attrs=True)
   print(f'exported {folder.decode()}')

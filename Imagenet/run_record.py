@@ -13,24 +13,27 @@ import json
 import os
 import platform
 import shutil
-import uuid
 
 import numpy as np
 
 from tf_compat import tf
 
-from files import UNFINISHED_SUFFIX, explain_error, locked
+from shared_dataset import check_class_names
+from shared_files import (
+    UNFINISHED_SUFFIX, explain_content, explain_error, locked, write_atomically)
 from training_hooks import METRIC_LOG_NAME
-from user_error import UserError
+from shared_terminal import UserError
 
 RESULTS_FILE_NAME = 'results.json'
 BENCHMARK_RUN_FILE_NAME = 'benchmark_run.log'
+CLASS_NAMES_FILE_NAME = 'class_names.json'
 
 # What `--clean` removes: files, and folders of checkpoints that were being
 # written when the run was killed (the second, of workers under TF_CONFIG).
 _RUN_FILES = ('checkpoint', 'model.ckpt-*', 'graph.pbtxt',
               'events.out.tfevents.*', 'eval/events.out.tfevents.*',
               'timeline-*.json', METRIC_LOG_NAME, RESULTS_FILE_NAME,
+              CLASS_NAMES_FILE_NAME,
               RESULTS_FILE_NAME + '*' + UNFINISHED_SUFFIX)
 _RUN_FOLDERS = ('model.ckpt-*_temp_*', 'tmp_worker_*')
 
@@ -60,9 +63,6 @@ def start(model_dir, name, run):
     model_dir: made if it is not there.
     name: from `entry_name`.
     run: from `describe_run`.
-
-  Raises:
-    UserError: the file is there and of something else, or cannot be written.
   """
   _update(model_dir, name, lambda entry: dict(entry, unfinished=run))
 
@@ -79,6 +79,32 @@ def write_benchmark_run(log_dir, run):
     _write_json(os.path.join(log_dir, BENCHMARK_RUN_FILE_NAME), run)
 
 
+def record_class_names(model_dir, class_names):
+  """Writes the names of the classes that a training is for; None: nothing."""
+  if class_names:
+    with _explain_folder_error('--model_dir', model_dir):
+      tf.gfile.MakeDirs(model_dir)
+      _write_json(os.path.join(model_dir, CLASS_NAMES_FILE_NAME), class_names)
+
+
+def class_names(model_dir):
+  """The names of a model folder's classes, from label 1 on.
+
+  Returns:
+    A list of strings; None if the folder does not say.
+
+  Raises:
+    UserError: the file is not what `record_class_names` writes.
+  """
+  path = os.path.join(model_dir, CLASS_NAMES_FILE_NAME)
+  if not tf.gfile.Exists(path):
+    return None
+  with explain_content(path, 'remove it, or train again with --clean'):
+    with tf.gfile.GFile(path) as names_file:
+      names = json.loads(names_file.read())
+    return check_class_names(names, len(names) + 1)
+
+
 def _update(model_dir, name, change):
   path = os.path.join(model_dir, RESULTS_FILE_NAME)
   with _explain_folder_error('--model_dir', model_dir):
@@ -87,29 +113,23 @@ def _update(model_dir, name, change):
     with contextlib.ExitStack() as stack:
       if '://' not in model_dir:
         stack.enter_context(locked(model_dir))
-      entries = _read_entries(path)
+      entries = {}
+      if tf.gfile.Exists(path):
+        with explain_content(path, 'move it or name another --model_dir'):
+          with tf.gfile.GFile(path) as results_file:
+            entries = {name: dict(entry) for name, entry in
+                       json.loads(results_file.read()).items()}
       entries[name] = change(entries.get(name, {}))
       _write_json(path, entries)
 
 
-def _read_entries(path):
-  if not tf.gfile.Exists(path):
-    return {}
-  try:
-    with tf.gfile.GFile(path) as results_file:
-      return {name: dict(entry)
-              for name, entry in json.loads(results_file.read()).items()}
-  except (ValueError, TypeError, AttributeError, RecursionError):
-    raise UserError(f'{path}: not the record of a run; move it or name '
-                    'another --model_dir')
-
-
 def _write_json(path, content):
-  """Replaces a file by way of a name that no other process has."""
-  unfinished_path = f'{path}.{uuid.uuid4().hex}{UNFINISHED_SUFFIX}'
-  with tf.gfile.GFile(unfinished_path, 'w') as unfinished:
-    unfinished.write(json.dumps(content, indent=2, sort_keys=True) + '\n')
-  tf.gfile.Rename(unfinished_path, path, overwrite=True)
+  text = json.dumps(content, indent=2, sort_keys=True) + '\n'
+  if '://' not in path:
+    write_atomically(path, text.encode())
+    return
+  with tf.gfile.GFile(path, 'w') as json_file:  # Not of this machine.
+    json_file.write(text)
 
 
 @contextlib.contextmanager
@@ -125,12 +145,8 @@ def _explain_folder_error(flag, folder):
 def remove_earlier_run(model_dir, needed_checkpoint=None):
   """Removes what a run leaves in its model folder, and nothing else.
 
-  Args:
-    model_dir: the folder; it need not exist.
-    needed_checkpoint: a prefix, or None.
-
   Raises:
-    UserError: the needed checkpoint is in this folder.
+    UserError: the needed checkpoint, a prefix or None, is in this folder.
   """
   if needed_checkpoint and os.path.realpath(os.path.dirname(
       needed_checkpoint)) == os.path.realpath(model_dir):

@@ -57,34 +57,16 @@ else:
   tf.disable_v2_behavior()
 
 
-# Lines of the Estimator that say nothing about this run.
-_UNINFORMATIVE = (
-    'Using config', 'Calling model_fn', 'Done calling model_fn', 'Graph was ',
-    'Running local_init_op', 'Done running local_init_op', 'Create Checkpoint',
-    'Calling checkpoint listeners', 'Inference Time', 'Saving dict for',
-    "Saving 'checkpoint_path'", 'Starting evaluation', 'Finished evaluation',
-    'Initialize variable', 'No assets', 'Assets added', 'Signatures ',
-    'SavedModel written', 'Restoring parameters', 'Initializing RunConfig',
-    'Not using Distribute', 'Configured nccl', 'batch_all_reduce', 'Using Mirr',
-    'Reduce to /', 'Error reported to Coordinator', 'Loss for final step',
-    'Device is available but', 'Finalize system', 'Creating chief session',
-    'all_hooks', 'Collective ', 'CollectiveAllReduce', 'Check health',
-    'Multi-worker Coll', 'MultiWorkerMirrored', 'An error was raised. This',
-    'TF_CONFIG environment', 'RunConfig initialized', 'Running `train_and_ev',
-    'Running Distribute C', 'Starting standard Ten', 'Updated config',
-    # `training_hooks.TrainingProgressHook` prints these, less often.
-    'loss = ', 'global_step/sec',
-)
+log = logging.getLogger('cascade')  # Ours, apart from TensorFlow's.
 
 
-def configure_logging():
-  """Sends TensorFlow's log to stderr, a line per message, chatter left out."""
-  tf.logging.set_verbosity(tf.logging.INFO)
-  logger = logging.getLogger('tensorflow')
-  logger.propagate = False  # Else absl prints every line a second time.
-  logger.handlers = [logging.StreamHandler()]
-  logger.addFilter(
-      lambda record: not record.getMessage().startswith(_UNINFORMATIVE))
+def configure_logging(level=logging.INFO):
+  """Sends our own log from `level` on, and TensorFlow's warnings, to stderr."""
+  for logger, lowest in ((log, level),
+                         (logging.getLogger('tensorflow'), logging.WARNING)):
+    logger.setLevel(lowest)
+    logger.propagate = False  # Else absl prints every line a second time.
+    logger.handlers = [logging.StreamHandler()]
 
 
 def num_local_gpus():
@@ -137,39 +119,15 @@ def mirrored_strategy(devices, all_reduce_alg=None):
 
 def multi_worker_strategy(jobs, task_type, task_index, num_gpus,
                           all_reduce_alg=None):
-  """The strategy of synchronous training on several machines.
-
-  With 1.12 the moving averages of BN are the chief's own, of its share of each
-  batch; with 2.15 they are the means over all replicas.
+  """The strategy of synchronous training on several machines, of 2.15 only.
 
   Args:
     jobs: the cluster, a dict from task type to a list of 'host:port'.
     task_type: of this machine, 'chief' or 'worker'.
     task_index: of this machine, among those of its type.
     num_gpus: replicas on this machine; 0 for one on the CPU.
-    all_reduce_alg: 'nccl' is for 2.15; otherwise TensorFlow chooses.
+    all_reduce_alg: 'nccl', or None for TensorFlow's choice.
   """
-  if IS_TF1:
-    num_workers = sum(len(jobs.get(job, [])) for job in ('chief', 'worker'))
-
-    class MultiWorkerStrategy(
-        tf.contrib.distribute.CollectiveAllReduceStrategy):
-
-      @property
-      def num_towers(self):
-        # The loss is divided by this number and the gradients of all machines
-        # are summed, but 1.12 counts the replicas of one machine alone.
-        return super().num_towers * num_workers
-
-      def configure(self, session_config=None, *args, **kwargs):
-        super().configure(session_config, *args, **kwargs)
-        if session_config:
-          # This packing of gradients fails ("Lower bound check fail for
-          # input") for BN on the output of a dense layer.
-          session_config.graph_options.rewrite_options.ClearField(
-              'scoped_allocator_optimization')
-
-    return MultiWorkerStrategy(num_gpus)
   distribute = tf.distribute
   communication = distribute.experimental.CommunicationImplementation
   # Unlike the default resolver this one does not take all GPUs there are.

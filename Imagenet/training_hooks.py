@@ -6,24 +6,15 @@ import os
 
 import numpy as np
 
-from tf_compat import tf
+from tf_compat import log, tf
 
-from progress import Progress
+from resnet_model import value_name
+from shared_terminal import Progress
 
 METRIC_LOG_NAME = 'metric.log'
 
-_SECONDS_BETWEEN_SUMMARIES = 60
-
-
-def value_name(name, classifier_id, classifier_ids):
-  """Name of a classifier's tensor or metric among those of a run.
-
-  A run of one classifier has the official names, such as 'accuracy'; in a run
-  of several it is 'accuracy_clf0'.
-  """
-  if len(classifier_ids) == 1:
-    return name
-  return f'{name}_clf{classifier_id}'
+HOOK_NAMES = ('LoggingTensorHook', 'ProfilerHook', 'ExamplesPerSecondHook',
+              'LoggingMetricHook')
 
 
 def logged_tensors(classifier_ids):
@@ -42,12 +33,12 @@ def make_hooks(names, model_dir, benchmark_log_dir, batch_size,
     model_dir: where profiles go.
     benchmark_log_dir: where the metric log goes; None for `model_dir`.
     batch_size: images in a step, over all replicas.
-    classifier_ids: those that are trained.
   """
   tensors = logged_tensors(classifier_ids)
   makers = {
       'loggingtensorhook': lambda: tf.train.LoggingTensorHook(
-          {name: name for name in tensors}, every_n_iter=100),
+          {name: name for name in tensors}, every_n_iter=100,
+          formatter=_log_values),
       'profilerhook': lambda: tf.train.ProfilerHook(
           save_steps=1000, output_dir=model_dir),
       'examplespersecondhook': lambda: ExamplesPerSecondHook(batch_size),
@@ -57,19 +48,21 @@ def make_hooks(names, model_dir, benchmark_log_dir, batch_size,
   return [makers[name.lower()]() for name in names]
 
 
-HOOK_NAMES = ('LoggingTensorHook', 'ProfilerHook', 'ExamplesPerSecondHook',
-              'LoggingMetricHook')
+def _log_values(values):
+  """Logs tensors by name as ours; the hook's own line is TensorFlow's."""
+  line = ', '.join(f'{name} = {values[name]:.6g}' for name in sorted(values))
+  log.info(line)
+  return line
 
 
 class TrainingProgressHook(tf.train.SessionRunHook):
   """Prints a line now and then: images, their rate, time left, accuracies.
 
   Loss, top-1 and top-5 of each classifier are means over the batches since
-  the last line. The rate also goes to TensorBoard, once a minute.
+  the last line.
   """
 
-  def __init__(self, model_dir, last_step, batch_size, classifier_ids):
-    self._model_dir = model_dir    # Where the summaries go.
+  def __init__(self, last_step, batch_size, classifier_ids):
     self._last_step = last_step    # At which training ends.
     self._batch_size = batch_size  # Images in a step, over all replicas.
     self._names = {
@@ -79,10 +72,7 @@ class TrainingProgressHook(tf.train.SessionRunHook):
 
   def begin(self):
     self._global_step = tf.train.get_or_create_global_step()
-    self._progress = None
     self._batches = []  # Values by classifier, since the last line.
-    self._timer = tf.train.SecondOrStepTimer(
-        every_secs=_SECONDS_BETWEEN_SUMMARIES)
 
   def after_create_session(self, session, coord):
     # Images of an earlier run or cycle do not count in the rate.
@@ -95,17 +85,10 @@ class TrainingProgressHook(tf.train.SessionRunHook):
     return tf.train.SessionRunArgs(self._names)
 
   def after_run(self, run_context, run_values):
-    step = self._step = self._step + 1
+    self._step += 1
     self._batches.append(run_values.results)
-    if self._progress.update(step * self._batch_size, self._description):
+    if self._progress.update(self._step * self._batch_size, self._description):
       self._batches = []
-    if self._timer.should_trigger_for_step(step):
-      seconds, steps = self._timer.update_last_triggered_step(step)
-      if seconds:  # None the first time, when there is nothing to compare.
-        tf.summary.FileWriterCache.get(self._model_dir).add_summary(
-            tf.Summary(value=[tf.Summary.Value(
-                tag='training/images_per_second',
-                simple_value=steps * self._batch_size / seconds)]), step)
 
   def _description(self):
     parts = []
@@ -117,32 +100,20 @@ class TrainingProgressHook(tf.train.SessionRunHook):
     return '; '.join(parts)
 
 
-class ExamplesPerSecondHook(tf.train.SessionRunHook):
+class ExamplesPerSecondHook(tf.train.StepCounterHook):
   """Logs images per second, over the last steps and since the start."""
 
   def __init__(self, batch_size, every_n_steps=100):
+    super().__init__(every_n_steps)
     self._batch_size = batch_size
-    self._timer = tf.train.SecondOrStepTimer(every_steps=every_n_steps)
-
-  def begin(self):
-    self._global_step = tf.train.get_or_create_global_step()
     self._num_images, self._seconds = 0, 0.
 
-  def before_run(self, run_context):
-    return tf.train.SessionRunArgs(self._global_step)
-
-  def after_run(self, run_context, run_values):
-    step = run_values.results
-    if not self._timer.should_trigger_for_step(step):
-      return
-    seconds, steps = self._timer.update_last_triggered_step(step)
-    if seconds:  # None the first time, when there is nothing to compare.
-      self._num_images += steps * self._batch_size
-      self._seconds += seconds
-      tf.logging.info(
-          'images/second: %.4g since the start, %.4g now, step %d',
-          self._num_images / self._seconds,
-          steps * self._batch_size / seconds, step)
+  def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
+    self._num_images += elapsed_steps * self._batch_size
+    self._seconds += elapsed_time
+    log.info('images/second: %.4g since the start, %.4g now, step %d',
+             self._num_images / self._seconds,
+             elapsed_steps * self._batch_size / elapsed_time, global_step)
 
 
 class LoggingMetricHook(tf.train.SessionRunHook):
@@ -190,10 +161,10 @@ def log_metrics(log_dir, values, global_step):
   """
   tf.gfile.MakeDirs(log_dir)
   timestamp = datetime.datetime.utcnow().strftime('%Y-%m-%dT%H:%M:%S.%fZ')
-  with tf.gfile.GFile(os.path.join(log_dir, METRIC_LOG_NAME), 'a') as log:
+  with tf.gfile.GFile(os.path.join(log_dir, METRIC_LOG_NAME), 'a') as metric_log:
     for name in sorted(values):
       if name != 'global_step':
-        log.write(json.dumps({
+        metric_log.write(json.dumps({
             'name': name, 'value': float(values[name]), 'unit': None,
             'global_step': global_step,
             'timestamp': timestamp, 'extras': []}) + '\n')

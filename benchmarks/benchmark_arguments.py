@@ -2,7 +2,8 @@
 
 import argparse
 
-from tools_command_line import ArgumentParser, InputError
+from shared_terminal import UserError
+from tools_arguments import ArgumentParser
 
 
 def make_parser(description):
@@ -17,7 +18,7 @@ def make_parser(description):
 
 
 def check_smallest(args, smallest):
-  """Raises `InputError` if a number is too small.
+  """Raises `UserError` if a number is too small.
 
   Args:
     args: the parsed command line.
@@ -26,4 +27,4 @@ def check_smallest(args, smallest):
   for flag, number in smallest.items():
     value = getattr(args, flag)
     if value < number:
-      raise InputError(f'--{flag} {value}: give a number from {number} on')
+      raise UserError(f'--{flag} {value}: give a number from {number} on')

@@ -34,7 +34,8 @@ import plain_preprocessing
 from build_records import draw_jpeg
 from imagenet_input import NUM_CHANNELS
 from imagenet_preprocessing import DEFAULT_IMAGE_SIZE
-from tools_command_line import ArgumentParser, InputError, run
+from shared_terminal import UserError, run_main
+from tools_arguments import ArgumentParser
 
 _SUFFIXES = ('.jpeg', '.jpg')
 _WIDTH, _HEIGHT = 500, 375  # The size that most of ImageNet's images have.
@@ -127,13 +128,13 @@ def read_folder(folder):
       with open(os.path.join(folder, name), 'rb') as stream:
         jpegs.append(stream.read())
   if not jpegs:
-    raise InputError('--folder {}: holds no file named *.jpeg or *.jpg'.format(
+    raise UserError('--folder {}: holds no file named *.jpeg or *.jpg'.format(
         folder))
   return jpegs
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `InputError` where it is wrong."""
+  """Parses the command line; raises `UserError` where it is wrong."""
   parser = ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--folder', metavar='DIR', help='of JPEGs')
@@ -144,7 +145,7 @@ def parse_arguments(arguments=None):
   args = parser.parse_args(arguments)
   for flag in ('images', 'rounds'):
     if getattr(args, flag) < 1:
-      raise InputError('--{} {}: give a number from 1 on'.format(
+      raise UserError('--{} {}: give a number from 1 on'.format(
           flag, getattr(args, flag)))
   return args
 
@@ -165,4 +166,4 @@ def main():
 
 
 if __name__ == '__main__':
-  sys.exit(run(main))
+  sys.exit(run_main(main))

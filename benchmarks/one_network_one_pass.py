@@ -44,8 +44,8 @@ sys.path.insert(0, TOOLS)
 from benchmark_arguments import check_smallest, make_parser
 from build_records import FULL_COUNTS, draw_jpeg, run_measured
 from record_format import serialized_example, write_record
-from tools_command_line import num_cores
-from tools_command_line import run, say
+from worker_processes import num_cores
+from shared_terminal import run_main, say
 
 _RUNS = os.path.join(ROOT, 'benchmarks', 'step3_runs.py')
 
@@ -340,7 +340,7 @@ def benchmark(args):
   """Measures everything and prints the table.
 
   Raises:
-    InputError: a run failed.
+    UserError: a run failed.
   """
   with tempfile.TemporaryDirectory(
       prefix='one_network_', dir=args.folder) as folder:
@@ -355,7 +355,7 @@ def benchmark(args):
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `InputError` where it is wrong."""
+  """Parses the command line; raises `UserError` where it is wrong."""
   parser = make_parser(__doc__)
   for flag, default, what in (
       ('images', 192, 'images of the split whose dump is timed'),
@@ -380,4 +380,4 @@ def main():
 
 
 if __name__ == '__main__':
-  sys.exit(run(main))
+  sys.exit(run_main(main))

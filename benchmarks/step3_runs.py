@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.join(ROOT, 'Imagenet'))
 
 from tf_compat import configure_logging, tf
 
-import dump_names
+import shared_dumps
 import dump_pass
 import imagenet_input
 import imagenet_main
@@ -32,11 +32,11 @@ import resnet_checkpoint
 import resnet_model
 import resnet_run_loop
 import training_hooks
-from imagenet_shards import find_shards
+from imagenet_data import find_shards
 from resnet_model import CLASSIFIER_IDS
 
 # The command line dumps the splits in this order, all in one session.
-_WARM_UP_SPLIT, _MEASURED_SPLIT = dump_names.SPLITS
+_WARM_UP_SPLIT, _MEASURED_SPLIT = shared_dumps.SPLITS
 
 # Official values, as in `imagenet_main.py`; the time does not depend on them.
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.00125, 0.9, 1e-4
@@ -88,7 +88,7 @@ def _published_model_fn(features, labels, mode, params):
   """The published graph: whole, with both heads, for one of the classifiers.
 
   In training the BN of all of it uses the statistics of the batch and updates
-  its moving averages. BN is not folded into convolutions.
+  its moving averages.
   """
   args = params['args']
   is_training = mode == tf.estimator.ModeKeys.TRAIN
@@ -118,10 +118,6 @@ def _published_model_fn(features, labels, mode, params):
 
 
 def _published_estimator(args):
-  convolution = resnet_model.conv2d_fixed_padding
-  # BN folds into what is a convolution; this is the identity of one.
-  resnet_model.conv2d_fixed_padding = (
-      lambda *arguments: tf.identity(convolution(*arguments)))
   return tf.estimator.Estimator(
       _published_model_fn, args.folder, params={'args': args})
 
@@ -201,7 +197,7 @@ def run_command_line(args):
       '-md', os.path.join(args.folder, 'model'),
       '--softmax_dir', os.path.join(args.folder, 'softmax')] + args.flags
   try:
-    imagenet_main.start()
+    imagenet_main.main()
   except SystemExit as end:
     if end.code:
       raise
@@ -219,17 +215,17 @@ def run_bare(args):
           (k, resnet_run_loop.exit_variable_shapes(model, k, shape))
           for k in CLASSIFIER_IDS))
 
-  def make_dataset():
+  def make_datasets():
     images = np.random.RandomState(0).uniform(
         -120, 130, [args.batch_size] + shape).astype(np.float32)
     labels = np.zeros([args.batch_size], np.int32)
-    return tf.data.Dataset.from_tensors((images, labels)).repeat(
-        args.steps), {}
+    return {'all': tf.data.Dataset.from_tensors((images, labels)).repeat(
+        args.steps)}
 
   with dump_pass.ExitSession(
-      model, CLASSIFIER_IDS, make_dataset, weights, ['/cpu:0'],
+      model, CLASSIFIER_IDS, make_datasets, weights, ['/cpu:0'],
       tf.ConfigProto(allow_soft_placement=True)) as session:
-    for number, _ in enumerate(session.run()):
+    for number, _ in enumerate(session.run('all')):
       if number < args.warm_up_steps:
         start = _now()
     return {'computing': list(_now() - start)}

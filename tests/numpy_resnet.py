@@ -12,7 +12,6 @@ rule_weights.py for the names and for made-up values.
 """
 
 import collections
-import re
 
 import numpy as np
 
@@ -26,14 +25,13 @@ HEAD_STAGES = {0: 2, 1: 3}  # exit -> the block layer it sits on
 LAST_EXIT = 2
 
 
-# ----------------------------------------------------------------------------
-# Operations
-# ----------------------------------------------------------------------------
+# ---- Operations --------------------------------------------------------------
+
 def conv2d(inputs, kernel, stride):
   """Convolves (in TensorFlow's sense: without mirroring the kernel).
 
-  The padding depends on the kernel alone: (k - 1) // 2 zeros before, the rest
-  of k - 1 after. At stride 1 that is 'SAME'; at others it is the official
+  Padded by the kernel alone: (k - 1) // 2 zeros before, the rest of k - 1
+  after. At stride 1 that is 'SAME'; at others it is the official
   fixed_padding() followed by 'VALID', which is not 'SAME'.
 
   Args:
@@ -42,8 +40,7 @@ def conv2d(inputs, kernel, stride):
     stride: int, for both directions.
 
   Returns:
-    float64 [images, ceil(height / stride), ceil(width / stride),
-    channels_out].
+    float64 [images, ceil(height / stride), ceil(width / stride), channels_out].
   """
   k, k_columns, channels_in, channels_out = kernel.shape
   assert k == k_columns and inputs.shape[3] == channels_in
@@ -67,13 +64,6 @@ def max_pool(inputs, size=3, stride=2):
 
   'SAME' puts the smaller half of the padding before and only pads as much as
   the last window needs: 112 pixels under 3/2 get none before and one after.
-
-  Args:
-    inputs: [images, height, width, channels].
-    size, stride: ints, for both directions.
-
-  Returns:
-    float64 [images, ceil(height / stride), ceil(width / stride), channels].
   """
   padding = []
   for length in inputs.shape[1:3]:
@@ -90,14 +80,7 @@ def max_pool(inputs, size=3, stride=2):
 def _windows(padded, size, stride):
   """Views of what each place in a size x size window sees, in every window.
 
-  Args:
-    padded: [images, height, width, channels].
-    size, stride: ints.
-
-  Returns:
-    [size][size] lists of arrays [images, rows, columns, channels]: entry
-    [dy][dx] at (y, x) is padded at (y * stride + dy, x * stride + dx). As
-    many rows and columns as there are whole windows.
+  Entry [dy][dx] at (y, x) is padded at (y * stride + dy, x * stride + dx).
   """
   rows = (padded.shape[1] - size) // stride + 1
   columns = (padded.shape[2] - size) // stride + 1
@@ -108,33 +91,16 @@ def _windows(padded, size, stride):
 
 
 def average_pool_to_grid(inputs, rows, columns):
-  """Averages equal windows of a map, as many as the grid has places.
-
-  Args:
-    inputs: [images, height, width, channels].
-    rows, columns: ints, of the grid; they must divide height and width.
-
-  Returns:
-    float64 [images, rows, columns, channels].
-  """
+  """Means of equal windows, [images, rows, columns, channels]."""
   images, height, width, channels = inputs.shape
-  if height % rows or width % columns:
-    raise ValueError('a {} x {} map does not divide into {} x {} windows'
-                     .format(height, width, rows, columns))
+  assert height % rows == width % columns == 0
   tiled = np.asarray(inputs, np.float64).reshape(
       [images, rows, height // rows, columns, width // columns, channels])
   return tiled.mean(axis=(2, 4))
 
 
 def flatten_channel_major(inputs):
-  """Flattens so that index = (channel * rows + y) * columns + x.
-
-  Args:
-    inputs: [images, rows, columns, channels].
-
-  Returns:
-    [images, channels * rows * columns].
-  """
+  """To [images, n], with index = (channel * rows + y) * columns + x."""
   return inputs.transpose([0, 3, 1, 2]).reshape([inputs.shape[0], -1])
 
 
@@ -157,9 +123,8 @@ def softmax(logits):
   return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-# ----------------------------------------------------------------------------
-# The network
-# ----------------------------------------------------------------------------
+# ---- The network -------------------------------------------------------------
+
 def softmaxes(variables, image_batch, resnet_size=50, resnet_version=2):
   """Runs the images through the network and all its classifiers.
 
@@ -167,20 +132,12 @@ def softmaxes(variables, image_batch, resnet_size=50, resnet_version=2):
   `variables`, and the trunk is followed no further than the last one there.
 
   Args:
-    variables: dict of name -> array, names as in the official checkpoint;
-      names of other things (optimizer slots, say) are passed over.
+    variables: dict of name -> array, names as in the official checkpoint.
     image_batch: [images, height, width, 3], preprocessed.
-    resnet_size: 18, 34, 50, 101, 152 or 200.
-    resnet_version: 1 or 2.
 
   Returns:
     dict of classifier (0, 1: the heads, 2: the network's own) -> softmax,
     float64 [images, classes].
-
-  Raises:
-    KeyError: a variable that is needed is missing.
-    ValueError: a layer of the trunk is left over, that is, the variables are
-      those of another network.
   """
   per_image = [
       logits_of_exits(variables, image_batch[i:i + 1], resnet_size,
@@ -193,11 +150,8 @@ def softmaxes(variables, image_batch, resnet_size=50, resnet_version=2):
 
 def logits_of_exits(variables, image_batch, resnet_size=50, resnet_version=2):
   """As softmaxes(), but the logits, and the whole batch at once."""
-  if resnet_version not in (1, 2):
-    raise ValueError('no ResNet of version {}'.format(resnet_version))
   exits = [k for k in (0, 1, LAST_EXIT) if _classifier_kernel(k) in variables]
-  if not exits:
-    raise KeyError('no classifier among the variables')
+  assert exits
   layers = _Layers(variables)
   logits = {}
 
@@ -223,7 +177,6 @@ def logits_of_exits(variables, image_batch, resnet_size=50, resnet_version=2):
   if resnet_version == 2:
     maps = relu(layers.batch_norm(maps))
   logits[LAST_EXIT] = layers.dense(maps.mean(axis=(1, 2)))
-  layers.check_all_used()
   return logits
 
 
@@ -233,17 +186,7 @@ def _block(layers, inputs, convs, version, first, stride):
   Kernel sizes and filters are those of the variables; what is decided here is
   the order of the layers, which is also the order of their names, and where
   the stride falls: on the projection, and on the first 3x3 convolution.
-
-  Args:
-    layers: a _Layers.
-    inputs: float64 [images, height, width, channels].
-    convs: 2 or 3, convolutions in the residual branch.
-    version: 1, or 2 for pre-activation.
-    first: whether this is the first block of its layer, with a projection.
-    stride: int.
-
-  Returns:
-    float64 [images, ceil(height / stride), ceil(width / stride), filters].
+  `first`: whether this is the first block of its layer, with a projection.
   """
   strides = [stride, 1] if convs == 2 else [1, stride, 1]
   if version == 2:
@@ -303,14 +246,11 @@ class _Layers:
   def __init__(self, variables):
     self._variables = variables
     self._made = collections.Counter()
-    self._names = set()
 
   def _next(self, kind):
     number = self._made[kind]
     self._made[kind] += 1
-    layer = 'resnet_model/' + kind + ('_{}'.format(number) if number else '')
-    self._names.add(layer)
-    return layer
+    return 'resnet_model/' + kind + ('_{}'.format(number) if number else '')
 
   def conv(self, inputs, stride):
     layer = self._next('conv2d')
@@ -323,42 +263,13 @@ class _Layers:
   def dense(self, inputs):
     return _dense_of(self._variables, self._next('dense'), inputs)
 
-  def check_all_used(self):
-    """Raises ValueError where the variables have layers nobody asked for."""
-    automatic = re.compile(
-        r'(resnet_model/(?:conv2d|batch_normalization|dense)(?:_\d+)?)/\w+$')
-    matches = [automatic.match(name) for name in self._variables]
-    left = sorted(set(match.group(1) for match in matches if match) -
-                  self._names)
-    if left:
-      raise ValueError('layers of another network: {}'.format(left))
 
-
-# ----------------------------------------------------------------------------
-# Preprocessing for evaluation
-# ----------------------------------------------------------------------------
-def decode_image(path):
-  """Decodes an image file with Pillow: uint8 [height, width, 3], RGB.
-
-  Not what decode_jpeg() gives by default in TensorFlow, which takes a faster
-  inverse DCT: the two differ by about one grey level on average, in nearly
-  every pixel. With dct_method='INTEGER_ACCURATE' they agree (to the bit where
-  Pillow is built with libjpeg-turbo), and on a PNG they agree in any case.
-  """
-  from PIL import Image  # pylint: disable=g-import-not-at-top
-  with Image.open(path) as image:
-    return np.array(image.convert('RGB'))
-
+# ---- Preprocessing for evaluation --------------------------------------------
 
 def preprocess_for_eval(image, image_size=224):
   """Resizes, crops and centres a decoded image as for evaluation.
 
-  Args:
-    image: uint8 [height, width, 3].
-    image_size: int, side of the square result.
-
-  Returns:
-    float64 [image_size, image_size, 3].
+  uint8 [height, width, 3] to float64 [image_size, image_size, 3].
   """
   height, width = resized_size(
       image.shape[0], image.shape[1], resize_min=image_size * 256 // 224)
@@ -374,12 +285,6 @@ def resized_size(height, width, resize_min):
 
   In float32, and truncated, as the official code does: the smaller side may
   come out one short where the ratio was rounded down (61 gives 255, not 256).
-
-  Args:
-    height, width, resize_min: ints.
-
-  Returns:
-    (new_height, new_width), ints.
   """
   scale = np.float32(resize_min) / np.float32(min(height, width))
   return (int(np.float32(height) * scale), int(np.float32(width) * scale))
@@ -391,13 +296,6 @@ def resize_bilinear(image, new_height, new_width):
   Output pixel i looks at the source coordinate i * (old / new), with no half
   pixel added, and mixes the two pixels on either side of it, the last pixel
   standing in for what lies beyond.
-
-  Args:
-    image: [height, width, channels], any numeric type.
-    new_height, new_width: ints.
-
-  Returns:
-    float64 [new_height, new_width, channels].
   """
   image = np.asarray(image, np.float64)
   low, high, weight = _interpolation(image.shape[0], new_height)
@@ -415,8 +313,8 @@ def _interpolation(old, new):
   up to 3e-5 of a pixel, which would show in the result.
 
   Returns:
-    low, high: int [new], the source pixels; weight: float64 [new], that of
-    the high one.
+    int [new], the lower source pixels; int [new], the higher ones; float64
+    [new], the weight of the latter.
   """
   scale = np.float32(old) / np.float32(new)
   coordinates = np.arange(new).astype(np.float32) * scale

@@ -33,22 +33,10 @@ HEAD_HIDDEN_UNITS = 1024
 
 
 def resnet_variables(resnet_size, resnet_version, num_classes=1001):
-  """Lists the variables of an official ResNet in their order of creation.
+  """Shapes by name of an official ResNet, in their order of creation.
 
-  Args:
-    resnet_size: 18, 34, 50, 101, 152 or 200.
-    resnet_version: 1 or 2.
-    num_classes: outputs of the last dense layer.
-
-  Returns:
-    OrderedDict of variable name -> shape (tuple of ints); `global_step`, of
-    shape (), comes last.
+  `global_step`, of shape (), comes last.
   """
-  if resnet_size not in BLOCK_SIZES:
-    raise ValueError('no ResNet of size {}'.format(resnet_size))
-  if resnet_version not in (1, 2):
-    raise ValueError('no ResNet of version {}'.format(resnet_version))
-
   shapes = collections.OrderedDict()
   layers_made = collections.Counter()
 
@@ -107,11 +95,6 @@ def resnet_variables(resnet_size, resnet_version, num_classes=1001):
   return shapes
 
 
-def official_resnet50_v2_variables(num_classes=1001):
-  """The 252 names of the official checkpoint: OrderedDict name -> shape."""
-  return resnet_variables(50, 2, num_classes)
-
-
 def exit_channels(k, resnet_size=50):
   """Channels of the map that head k sits on: 512 and 1024 in a ResNet-50."""
   filters = {0: 128, 1: 256}[k]  # of block_layer2 and block_layer3
@@ -119,15 +102,9 @@ def exit_channels(k, resnet_size=50):
 
 
 def head_variables(k, trunk_channels, num_classes=1001):
-  """Lists the variables of early-exit head k.
+  """Shapes by name of the 12 variables of head 0 or 1.
 
-  Args:
-    k: 0 or 1.
-    trunk_channels: channels of the map the head sits on, see exit_channels().
-    num_classes: outputs of the head's last dense layer.
-
-  Returns:
-    OrderedDict of variable name -> shape (tuple of ints), 12 of them.
+  `trunk_channels`: of the map the head sits on, see exit_channels().
   """
   rows, columns = HEAD_GRIDS[k]
   scope = 'resnet_model/cascaded{}_'.format(k)
@@ -159,14 +136,8 @@ def rule_variables(names_and_shapes):
   The random numbers are uniform ones of NumPy's RandomState, seeded with the
   CRC-32 of the name: they are the same, bit for bit, under every NumPy.
 
-  Args:
-    names_and_shapes: dict of variable name -> shape (any sequence of ints).
-
   Returns:
     dict of variable name -> float32 array of that shape (`global_step`: int64).
-
-  Raises:
-    ValueError: a name or shape there is no rule for.
   """
   return collections.OrderedDict(
       (name, _rule_value(name, tuple(shape)))
@@ -176,11 +147,8 @@ def rule_variables(names_and_shapes):
 def rule_images(count, height, width):
   """Makes photograph-like images: broad colours, edges, texture, noise.
 
-  Args:
-    count, height, width: ints. Image i does not depend on count.
-
-  Returns:
-    uint8 [count, height, width, 3], no two images alike.
+  uint8 [count, height, width, 3], no two alike; image i does not depend on
+  count.
   """
   y, x = np.meshgrid(np.linspace(0., 1., height), np.linspace(0., 1., width),
                      indexing='ij')
@@ -231,8 +199,6 @@ def _rule_value(name, shape):
     value = random.uniform(-0.5, 0.5, size=shape)
   elif kind == 'moving_variance':
     value = random.uniform(0.4, 2.5, size=shape)
-  else:
-    raise ValueError('no rule for a variable named {}'.format(name))
   return value.astype(np.float32)
 
 
@@ -243,8 +209,6 @@ def _rule_kernel(random, name, shape):
   zero. Otherwise what all images have in common would grow from layer to
   layer, and they would all get much the same softmax.
   """
-  if len(shape) not in (2, 4):
-    raise ValueError('no rule for a kernel of shape {}: {}'.format(shape, name))
   fan_in = np.prod(shape[:-1])
   if len(shape) == 4 and shape[2] == 3:  # sees pixels, some 60 from the mean
     return _uniform(random, shape, stddev=1.5 / 60. / np.sqrt(fan_in))

@@ -20,14 +20,14 @@ import pytest
 
 import command_line
 import distributed
-import imagenet_input
 import imagenet_main
 import rule_weights
+import small_network
 import tiny_records
-from small_network import HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK, is_average
+from small_network import HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
 from tf_compat import IS_TF1, mirrored_strategy, tf
 from tiny_checkpoints import read_checkpoint, write_checkpoint
-from user_error import UserError
+from shared_terminal import UserError
 
 BATCH_SIZE = 8  # Of each machine.
 _SECONDS = 300  # A run takes about 10; after that it hangs.
@@ -39,6 +39,10 @@ def tf_config(jobs, task_type='worker', index=0):
       'cluster': jobs, 'task': {'type': task_type, 'index': index}})
 
 
+needs_tf2 = pytest.mark.skipif(IS_TF1, reason='tf2 only')
+
+
+@needs_tf2
 @pytest.mark.parametrize('jobs, task_type, index, num_workers, place', [
     ({'worker': _WORKERS}, 'worker', 0, 3, 0),
     ({'worker': _WORKERS}, 'worker', '2', 3, 2),  # Of some job schedulers.
@@ -61,60 +65,17 @@ def test_one_machine(environ):
 
 
 @pytest.mark.parametrize('text', [
-    '{"cluster"', '[]', '{"cluster": ["a:1", "b:2"]}',
-    json.dumps({'cluster': {'worker': _WORKERS}}),
-    json.dumps({'cluster': {'worker': _WORKERS}, 'task': 0}),
+    '{"cluster"', '[]', json.dumps({'cluster': {'worker': _WORKERS}}),
     tf_config({'worker': _WORKERS}, index=3),
-    tf_config({'worker': _WORKERS}, index=None),
-    tf_config({'worker': _WORKERS}, 'chief'),
-    tf_config({'worker': 'a:1'}), tf_config({'worker': ['a', 'b:2']}),
-])
-def test_malformed_tf_config(text):
-  with pytest.raises(UserError, match='^TF_CONFIG: .*; it must look') as error:
+    pytest.param(tf_config({'worker': _WORKERS}), marks=pytest.mark.skipif(
+        not IS_TF1, reason='several machines train with tf2'))])
+def test_refused(text):
+  with pytest.raises(UserError, match='^TF_CONFIG: '):
     distributed.take_cluster({'TF_CONFIG': text})
-  assert '\n' not in str(error.value)
-
-
-def test_port_of_another_process():
-  with socket.socket() as other:
-    other.bind(('', 0))
-    other.listen(1)
-    port = other.getsockname()[1]
-    cluster = distributed.take_cluster({'TF_CONFIG': tf_config(
-        {'worker': [f'localhost:{port}', 'b:2']})})
-    with pytest.raises(UserError, match=f'port {port}'):
-      distributed.train(cluster, None, 0, None, None, [], 1)
-
-
-@pytest.mark.parametrize('num_workers', [2, 3, 5])
-def test_every_record_is_read_by_one_machine(tmp_path, num_workers):
-  """Of three shards; more machines than that share them by records."""
-  tiny_records.make_data_set(
-      str(tmp_path), {'train': [5, 4, 4], 'validation': [1]}, NUM_CLASSES)
-  shards = sorted(glob.glob(str(tmp_path / 'train' / '*')))
-  records = []
-  for worker in range(num_workers):
-    context = distributed.InputContext(num_workers, worker)
-    with tf.Graph().as_default(), tf.Session() as session:
-      dataset = imagenet_input.training_dataset(shards, input_context=context)
-      part = session.run(
-          dataset.batch(100).make_one_shot_iterator().get_next())
-    assert len(part)
-    records += part.tolist()
-  assert len(records) == len(set(records)) == 13
 
 
 def run_machines(folder, chief_job, command):
-  """Runs a command as two machines and waits for their end.
-
-  Args:
-    folder: for the output.
-    chief_job: 'chief' or 'worker', the type of the first machine.
-    command: a list of arguments of Python.
-
-  Returns:
-    The output of each machine, the chief's first. Both have ended well.
-  """
+  """Runs a command as two machines; the output of each, the chief's first."""
   probes = [socket.socket() for _ in range(2)]
   for probe in probes:
     probe.bind(('127.0.0.1', 0))
@@ -164,6 +125,7 @@ def trunk(tmp_path_factory):
   return write_checkpoint(tmp_path_factory.mktemp('trunk'), weights, 225207)
 
 
+@needs_tf2
 def test_two_machines_train_as_two_replicas(tmp_path, trunk):
   """Each with half of the batch; with a restart after two of four steps."""
   apart, together = tmp_path / 'apart', tmp_path / 'together'
@@ -179,8 +141,6 @@ def test_two_machines_train_as_two_replicas(tmp_path, trunk):
   expected = read_checkpoint(together / 'model.ckpt-4')
   assert set(end) == set(expected)
   for name in end:
-    if IS_TF1 and is_average(name) and name in HEAD0:
-      continue  # The chief's own; see `tf_compat.multi_worker_strategy`.
     # Float32 rounding: 0 was seen, and 5e-6 of the largest element with other
     # threads and vector instructions in one of the two. Half of the images, or
     # the sum of the gradients in place of the mean, differ by 7e-3 and more.
@@ -195,6 +155,7 @@ def test_two_machines_train_as_two_replicas(tmp_path, trunk):
   assert len(glob.glob(str(apart / 'events.out.tfevents.*'))) == 2
 
 
+@needs_tf2
 def test_chief_evaluates_and_dumps(tmp_path, trunk):
   tiny_records.make_data_set(
       str(tmp_path / 'data'), {'train': [5, 4, 4], 'validation': [4, 3, 4]},
@@ -238,18 +199,15 @@ def _train(cluster, model_dir, trunk, step):
         session_config=tf.ConfigProto(
             device_count={'CPU': 3 - cluster.num_workers}))
     return tf.estimator.Estimator(
-        imagenet_main.imagenet_model_fn, model_dir, config, params={
-            'resnet_size': 18, 'resnet_version': 2, 'loss_scale': 1,
-            'data_format': 'channels_last', 'dtype': tf.float32,
-            'batch_size': 2 * BATCH_SIZE, 'fine_tune': True,
-            'classifier_ids': [0], 'num_classes': NUM_CLASSES, 'base_lr': 1.,
-            'initial_checkpoint': trunk, 'batch_norm_decay': 0.9})
+        imagenet_main.imagenet_model_fn, model_dir, config,
+        small_network.params(
+            batch_size=2 * BATCH_SIZE, fine_tune=True, classifier_ids=[0],
+            base_lr=1., initial_checkpoint=trunk,
+            model=small_network.model(batch_norm_decay=0.9)))
 
   if cluster.num_workers == 1:
-    strategy = mirrored_strategy(['/cpu:0', '/cpu:1'])
-    # Else 1.12 gives the next batch to whichever replica asks first.
-    strategy._prefetch_on_device = False  # pylint: disable=protected-access
-    make_estimator(strategy).train(lambda: _dataset([0, 1]), max_steps=step)
+    make_estimator(mirrored_strategy(['/cpu:0', '/cpu:1'])).train(
+        lambda: _dataset([0, 1]), max_steps=step)
   else:
     distributed.train(
         cluster, make_estimator, 0, None,

@@ -1,32 +1,33 @@
 """Imagenet/dump_pass.py: all exits in one pass, interrupted, shared, locked."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import typing
 
 import numpy as np
 import pytest
 
-import dump_names
+import shared_dumps
 import dump_pass
 import dump_writer
+import imagenet_data
 import imagenet_input
-import imagenet_shards
 import numpy_resnet
 import rule_weights
+import shared_dataset
 import tiny_records
-from dump_names import DumpShard
+from shared_dumps import DumpShard
 from dump_pass import DumpJob, ExitSession, Split
-from dump_record import ExitCost, Network
+from shared_cascade_json import ExitCost, Network
 from imagenet_main import ImagenetModel
 from small_network import IMAGE_SIZE, NUM_CLASSES
 from tf_compat import tf
 from tiny_checkpoints import write_checkpoint
-from user_error import UserError
+from shared_terminal import UserError
 
 SPLIT_SHARDS = {'train': [6, 5, 4, 0, 3], 'validation': [4, 6, 1]}
 NUM_IMAGES = {split: sum(sizes) for split, sizes in SPLIT_SHARDS.items()}
@@ -78,9 +79,9 @@ def trained(tmp_path_factory):
 
 def make_job(trained, folder, shard=None, classifier_ids=CLASSIFIERS, **more):
   data_dir = str(trained / 'tf_records')
-  info = imagenet_shards.read_dataset_info(data_dir)
-  splits = [Split(name, *imagenet_shards.count_split(data_dir, name, info))
-            for name in dump_names.SPLITS]
+  info = shared_dataset.read_dataset(data_dir)
+  splits = [Split(name, *imagenet_data.count_split(data_dir, name, info))
+            for name in shared_dumps.SPLITS]
   return DumpJob(**{**dict(
       folder=str(folder), classifier_ids=classifier_ids, splits=splits,
       network=NETWORK, shard=shard, batch_size=BATCH_SIZE,
@@ -99,9 +100,9 @@ def dump(trained, folder, shard=None, checkpoint='first', num_replicas=1,
 
 
 def contents(folder):
-  """All dumps and what else is there, by name, but for the record."""
+  """All dumps and what else is there, but for the record and locks."""
   return {path.name: path.read_bytes() for path in folder.iterdir()
-          if path.name != 'cascade.json'}
+          if path.name != 'cascade.json' and '.lock' not in path.name}
 
 
 def recorded(folder):
@@ -118,29 +119,13 @@ def whole(trained):
   return trained / 'whole'
 
 
-def stop_after(monkeypatch, num_batches, exception=KeyboardInterrupt):
-  """The batch of train behind `num_batches` ends the run."""
-  append, num_left = dump_writer.DumpWriter.append, [num_batches]
-
-  def stopped_append(self, split, *batch):
-    if split == 'train':
-      if not num_left[0]:
-        raise exception
-      num_left[0] -= 1
-    append(self, split, *batch)
-    if split == 'train' and not num_left[0]:
-      self._write_journal()
-
-  monkeypatch.setattr(dump_writer.DumpWriter, 'append', stopped_append)
-
-
 # ---- A whole pass ------------------------------------------------------------
 
 def test_a_pass_gives_what_numpy_does_in_reading_order(
     trained, tmp_path, capsys):
   results = dump(trained, tmp_path / 'dumps')
   printed = capsys.readouterr().out
-  assert list(results) == list(dump_names.SPLITS)
+  assert list(results) == list(shared_dumps.SPLITS)
   for split in make_job(trained, tmp_path).splits:
     with tf.Graph().as_default(), tf.Session() as session:
       images, labels = session.run(imagenet_input.evaluation_dataset(
@@ -152,18 +137,18 @@ def test_a_pass_gives_what_numpy_does_in_reading_order(
 
     first = {'train': 0, 'validation': NUM_IMAGES['train']}[split.name]
     order = tiny_records.reading_order(SPLIT_SHARDS[split.name])
-    assert load(dump_names.labels_file_name(split.name)).tolist() == [
+    assert load(shared_dumps.labels_file_name(split.name)).tolist() == [
         1 + (first + i) % (NUM_CLASSES - 1) for i in order]
     expected = numpy_resnet.softmaxes(VALUES, images, 18, 2)
     for k in CLASSIFIERS:
       softmaxes = np.concatenate([load(name) for name in (
-          dump_names.probabilities_file_names(k, split.name))])
+          shared_dumps.probabilities_file_names(k, split.name))])
       # Rounding; the rows themselves differ by more than 1e-3.
       np.testing.assert_allclose(softmaxes, expected[k], atol=1e-5)
       best = np.argsort(-softmaxes, axis=1, kind='mergesort')[:, :5]
-      assert (load(dump_names.top5_classes_file_name(
+      assert (load(shared_dumps.top5_classes_file_name(
           k, split.name)) == best).all()
-      assert (load(dump_names.top5_probabilities_file_name(
+      assert (load(shared_dumps.top5_probabilities_file_name(
           k, split.name)) == np.take_along_axis(softmaxes, best, 1)).all()
       top1 = (best[:, 0] == labels).mean()
       top5 = (best == labels[:, np.newaxis]).any(axis=1).mean()
@@ -179,7 +164,7 @@ def test_a_pass_gives_what_numpy_does_in_reading_order(
 
 def run_until_killed(trained, folder):
   """For a process of its own: ends with SIGKILL in the middle of train."""
-  dump_writer._BLOCK_SECONDS = 0
+  dump_writer.open = functools.partial(open, buffering=2)  # Or none is there.
   append = dump_writer.DumpWriter.append
 
   def killed_append(self, split, *batch):
@@ -199,7 +184,6 @@ def test_a_pass_that_is_killed(trained, whole, tmp_path, monkeypatch, capsys):
       [sys.executable, '-c', code], stderr=subprocess.PIPE,
       cwd=os.path.dirname(os.path.abspath(__file__)))
   assert finished.returncode == -signal.SIGKILL, finished.stderr
-  assert 'clf2.lock' in contents(tmp_path)
   appended = []
   append = dump_writer.DumpWriter.append
 
@@ -223,7 +207,7 @@ def test_shards_are_the_whole_pass(trained, whole, tmp_path):
   assert len(contents(tmp_path)) == 2 * len(contents(whole))
   for name in contents(whole):
     joined = np.concatenate([
-        np.load(str(tmp_path / dump_names.shard_file_name(name, shard)))
+        np.load(str(tmp_path / shared_dumps.shard_file_name(name, shard)))
         for shard in shards])
     assert (joined == np.load(str(whole / name))).all()
   assert set(recorded(tmp_path)) == set(CLASSIFIERS)
@@ -231,90 +215,17 @@ def test_shards_are_the_whole_pass(trained, whole, tmp_path):
     dump(trained, tmp_path, shards[0], 'second')
 
 
-def test_a_full_disk_ends_the_run_and_the_next_one_continues(
-    trained, whole, tmp_path, monkeypatch):
-  with monkeypatch.context() as patch:
-    stop_after(patch, 2, UserError('the disk is full'))
-    with pytest.raises(UserError, match='the disk is full'):
-      dump(trained, tmp_path)
-  dump(trained, tmp_path)
-  assert contents(tmp_path) == contents(whole)
-
-
-def test_interrupted_dumps_of_other_weights(
-    trained, tmp_path, monkeypatch, capsys):
-  """The old dumps stay whole, and on record, until the new ones are."""
-  dump(trained, tmp_path)
-  before = contents(tmp_path)
-  with monkeypatch.context() as patch:
-    stop_after(patch, 2)
-    with pytest.raises(KeyboardInterrupt):
-      dump(trained, tmp_path, checkpoint='second')
-  assert before.items() <= contents(tmp_path).items()
-  assert set(recorded(tmp_path).values()) == {
-      str(trained / 'first' / 'model.ckpt')}
-  dump(trained, tmp_path)
-  assert capsys.readouterr().err == (
-      'clf0 clf2: starting over: the interrupted dump used different weights\n')
-  assert contents(tmp_path) == before
-
-
-def test_a_mix_of_two_runs_is_not_recorded(trained, tmp_path, monkeypatch):
-  """Defect 1: without locks, files were replaced before the record."""
-  dump(trained, tmp_path)
-  complete = dump_writer.DumpWriter.complete
-  replace, replaced = os.replace, tmp_path / 'clf0_top5_classes.npy'
-
-  def replace_twice(source, target):
-    replace(source, target)
-    if target == str(replaced):
-      replaced.write_bytes(b'of another run')
-
-  def complete_and_collide(self):
-    complete(self)
-    monkeypatch.setattr(os, 'replace', replace_twice)
-
-  monkeypatch.setattr(dump_writer.DumpWriter, 'complete', complete_and_collide)
-  with pytest.raises(UserError, match=f'{replaced}: was replaced by another'):
-    dump(trained, tmp_path, checkpoint='second')
-  assert recorded(tmp_path) == {}
+def test_weights_that_are_not_numbers(trained, tmp_path):
+  """Softmaxes of NaN were dumped, and recorded."""
+  write_checkpoint(trained / 'diverged', {
+      name: value * np.float32('nan') if 'cascaded0' in name else value
+      for name, value in VALUES.items()})
+  with pytest.raises(UserError, match=f'{trained}/diverged.*: clf0 .*--clean'):
+    dump(trained, tmp_path, checkpoint='diverged')
+  assert not (tmp_path / 'cascade.json').exists()
 
 
 # ---- Before any work ---------------------------------------------------------
-
-def test_only_local_folders(trained, tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  for folder in ('gs://bucket/dumps', 'file:///tmp/dumps'):
-    with pytest.raises(UserError, match=f'--softmax_dir {folder}: .*local'):
-      dump_pass.prepare(make_job(trained, folder))
-  assert os.listdir(str(tmp_path)) == []
-
-
-def test_dumps_of_another_network(trained, whole):
-  other = NETWORK._replace(resnet_size=50)
-  with pytest.raises(UserError, match='resnet_size 18, here 50'):
-    dump_pass.prepare(make_job(trained, whole, network=other))
-
-
-def test_a_dump_waits_for_another_run(trained, whole, tmp_path, capsys):
-  """It was refused, after days of training."""
-  holder = subprocess.Popen(
-      [sys.executable, '-c', """if True:
-      import sys
-      sys.path.insert(0, sys.argv[1])
-      import dump_writer
-      with dump_writer.locked_classifiers(sys.argv[2], [2]):
-        print('locked', flush=True)
-        sys.stdin.read()""", os.path.dirname(dump_pass.__file__),
-       str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-  assert holder.stdout.readline() == b'locked\n'
-  release = threading.Timer(1, holder.communicate)
-  release.start()
-  dump(trained, tmp_path)
-  release.join()
-  assert capsys.readouterr().err == (
-      f'clf2: waiting for another run to finish its dump in {tmp_path}\n')
-  assert contents(tmp_path) == contents(whole)
 
 
 # ---- The session -------------------------------------------------------------
@@ -334,16 +245,16 @@ def open_session(trained, num_replicas=1, batch_size=4, dtype=tf.float32,
   weights = weights_of(str(trained / 'first' / 'model.ckpt'))
   weights.checkpoint_of.update(checkpoint_of or {})
   return ExitSession(
-      make_model(dtype), [0, 1, 2], lambda: (
-          tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(
-              batch_size), {}), weights,
+      make_model(dtype), [0, 1, 2], lambda: {
+          'all': tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(
+              batch_size)}, weights,
       [f'/cpu:{i}' for i in range(num_replicas)],
       tf.ConfigProto(device_count={'CPU': num_replicas}))
 
 
 def rows_of(session):
   """Sizes of the batches, labels, and outputs by classifier of all rows."""
-  batches = list(session.run())
+  batches = list(session.run('all'))
   return ([len(labels) for labels, _ in batches],
           np.concatenate([labels for labels, _ in batches]),
           {k: [np.concatenate([outputs[k][i] for _, outputs in batches])
@@ -380,29 +291,3 @@ def test_any_number_of_replicas_gives_the_same_rows(
   assert convolutions == {
       (f'replica_{i}', f'CPU:{i}') for i in range(num_replicas)}
   assert shared <= {'CPU:0'}
-
-
-def test_weights_of_several_checkpoints(trained, expected, tmp_path):
-  """One head from elsewhere: that one changes, and nothing else does."""
-  head = {name: value for name, value in VALUES.items()
-          if name.startswith('resnet_model/cascaded0_')}
-  head['resnet_model/cascaded0_fc00/bias'] = np.arange(
-      NUM_CLASSES, dtype=np.float32)
-  own = write_checkpoint(tmp_path, head)
-  with open_session(
-      trained, checkpoint_of=dict.fromkeys(head, own)) as session:
-    _, _, outputs = rows_of(session)
-  changed = numpy_resnet.softmaxes(dict(VALUES, **head), IMAGES, 18, 2)[0]
-  assert np.abs(changed - expected[0]).max() > 0.01
-  np.testing.assert_allclose(outputs[0][0], changed, atol=1e-5)
-  np.testing.assert_allclose(outputs[1][0], expected[1], atol=1e-5)
-
-
-def test_half_precision(trained, expected):
-  with open_session(trained, dtype=tf.float16) as session:
-    _, _, outputs = rows_of(session)
-  for k, (probabilities, top5_classes, top5_probabilities) in outputs.items():
-    assert probabilities.dtype == top5_probabilities.dtype == np.float32
-    assert top5_classes.dtype == np.int32
-    np.testing.assert_allclose(probabilities, expected[k], atol=0.05)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)

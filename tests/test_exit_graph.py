@@ -108,14 +108,6 @@ def test_all_together(network, thresholds):
   network.check(output, thresholds)
 
 
-def test_one_survivor(network):
-  thresholds = np.tile([_between(network.confidences[0], NUM_IMAGES - 1),
-                        np.inf], (NUM_IMAGES, 1))
-  output = network.run(thresholds)
-  assert list(output.exits).count(2) == 1
-  network.check(output, thresholds)
-
-
 def test_thresholds_of_each_image(network):
   thresholds = np.full([NUM_IMAGES, 2], np.inf)
   thresholds[[1, 4], 0] = 0
@@ -125,39 +117,10 @@ def test_thresholds_of_each_image(network):
   network.check(output, thresholds)
 
 
-def test_one_image(network):
-  for threshold in (0, np.inf):
-    output = network.run([[threshold, np.inf]], network.images[:1])
-    network.check(output, [[threshold, np.inf]])
-
-
-def test_the_confidence_itself_leaves(network):
-  thresholds = network.confidences[:2].T
-  assert set(network.run(thresholds).exits) == {0}
-  above = np.nextafter(thresholds, np.float32(2))
-  # The heads' matrix products may round differently for fewer images.
-  assert set(network.run(above + np.float32(1e-6)).exits) == {2}
-
-
 def test_nan_never_leaves():
   network = _Network(nan_variable='resnet_model/cascaded0_fc00/bias')
   assert np.isnan(network.confidences[0]).all()
   assert set(network.run(np.zeros([NUM_IMAGES, 2])).exits) == {1}
-
-
-def test_thresholds_by_predicted_class():
-  network = _Network(is_per_class=True)
-  of_classes = np.random.RandomState(1).uniform(.1, .2, [2, NUM_CLASSES])
-  predicted = network.softmaxes.argmax(axis=2)
-  network.check(network.run(of_classes), np.stack(
-      [of_classes[m, predicted[m]] for m in range(2)], axis=1))
-
-
-def test_half_precision():
-  network = _Network(dtype=tf.float16)
-  thresholds = np.tile([_between(network.confidences[0], 4),
-                        _between(network.confidences[1], 4)], (NUM_IMAGES, 1))
-  network.check(network.run(thresholds), thresholds, tolerance=1e-3)
 
 
 def test_nothing_is_computed_for_nobody(network):

@@ -1,6 +1,5 @@
 """Heads that are trained in one run: each as if it were alone."""
 
-import itertools
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import devices
 import imagenet_main
 import numpy_resnet
 import rule_weights
+import small_network
 from small_network import HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
 from small_network import is_average
 from tf_compat import tf
@@ -28,11 +28,9 @@ def call_model_fn(mode, images, labels, classifier_ids, **params):
 
 def params_of(classifier_ids, **params):
   """A batch of 2560 as far as the rate goes: few steps must make much."""
-  return dict({
-      'dtype': tf.float32, 'resnet_size': 18, 'data_format': 'channels_last',
-      'batch_size': 2560, 'resnet_version': 2, 'loss_scale': 1,
-      'fine_tune': True, 'num_classes': NUM_CLASSES,
-      'classifier_ids': list(classifier_ids)}, **params)
+  return small_network.params(
+      batch_size=2560, fine_tune=True, classifier_ids=list(classifier_ids),
+      **params)
 
 
 # ---- Trained together and alone ---------------------------------------------
@@ -123,13 +121,6 @@ def test_the_trunk_is_as_pretrained(trunk, trained):
       assert last[name].tobytes() == trunk[1][name].tobytes(), name
 
 
-def test_nothing_is_kept_that_is_not_needed(trained):
-  """The trunk as far as the deepest exit; slots of what is trained alone."""
-  for classifier_ids, (_, last) in trained.items():
-    assert set(last) - TRUNK == {'global_step'}.union(
-        *(variables_of_head(k) for k in classifier_ids))
-
-
 # ---- The graph --------------------------------------------------------------
 
 def ops_of_training(classifier_ids):
@@ -150,36 +141,3 @@ def test_the_trunk_has_no_gradient():
 
 
 # ---- Initial values ---------------------------------------------------------
-
-def initial_values(classifier_ids, seed):
-  """Of the kernels of the heads."""
-  with tf.Graph().as_default(), tf.Session() as session:
-    tf.set_random_seed(seed)
-    tf.train.create_global_step()
-    call_model_fn(MODES.EVAL, tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3]),
-                  tf.constant([1]), classifier_ids)
-    kernels = [variable for variable in tf.global_variables()
-               if 'cascaded' in variable.op.name and
-               variable.op.name.endswith('/kernel')]
-    session.run([kernel.initializer for kernel in kernels])
-    return dict(zip([kernel.op.name for kernel in kernels],
-                    session.run(kernels)))
-
-
-def test_initial_values_do_not_depend_on_what_is_beside():
-  alone = dict(initial_values([0], SEED), **initial_values([1], SEED))
-  for classifier_ids in ([0, 1], [0, 1, 2]):
-    together = initial_values(classifier_ids, SEED)
-    assert set(together) == set(alone) and len(alone) == 4
-    for name in alone:
-      np.testing.assert_array_equal(together[name], alone[name], name)
-  # Any two of the kernels differ, also where they are of one size.
-  for one, other in itertools.combinations(alone.values(), 2):
-    assert not np.array_equal(one.flat[:100], other.flat[:100])
-
-
-@pytest.mark.parametrize('seeds', [(SEED, SEED + 1), (None, None)])
-def test_initial_values_differ_from_seed_to_seed_and_without(seeds):
-  one, other = [initial_values([0, 1], seed) for seed in seeds]
-  for name in one:
-    assert not np.array_equal(one[name].flat[:100], other[name].flat[:100])

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-import dump_names
+import shared_dumps
 import numpy_resnet
 import small_world
 from small_network import TRUNK
@@ -45,10 +45,10 @@ def arrays(folder):
 
 def names_of(*classifier_ids):
   """Names of all arrays of these classifiers' dumps."""
-  return {name for split in dump_names.SPLITS for name in
-          [dump_names.labels_file_name(split)] + [
+  return {name for split in shared_dumps.SPLITS for name in
+          [shared_dumps.labels_file_name(split)] + [
               name for k in classifier_ids
-              for name in dump_names.classifier_file_names(k, split)]}
+              for name in shared_dumps.classifier_file_names(k, split)]}
 
 
 def assert_same(found, wanted):
@@ -74,7 +74,7 @@ def test_training_dumps_and_records_both_heads(world, joint_results, one_pass):
       (entries['eval_only clf0,clf1,clf2'], one_pass,
        {'clf0', 'clf1', 'clf2'})):
     assert entry['results'] == json.loads(json.dumps(results))
-    for split in dump_names.SPLITS:
+    for split in shared_dumps.SPLITS:
       assert set(entry['results'][split]) == names
 
 
@@ -107,7 +107,7 @@ def test_one_pass_equals_one_by_one(world, one_pass):
         '--eval_only', '--classifier_id', k, '-md',
         folder / ('heads' if k < 2 else 'new'), '--softmax_dir',
         folder / 'singly')
-    for split in dump_names.SPLITS:
+    for split in shared_dumps.SPLITS:
       assert list(results[split]) == [f'clf{k}']
       for name, accuracies in results[split].items():
         assert accuracies == one_pass[split][name]
@@ -126,16 +126,6 @@ def test_one_pass_equals_one_by_one(world, one_pass):
   assert records[0] == records[1]
   assert [entry['classifier_id'] for entry in records[0]['exits']] == [0, 1, 2]
   assert records[0]['class_names'] == [f'class {i}' for i in range(1, 11)]
-
-
-def test_replicas_dump_the_same(world, one_pass):
-  world.run(
-      '--eval_only', '--classifier_id', '0,2', '-md', world.folder / 'heads',
-      '--softmax_dir', world.folder / 'by_two', '--cpu_replicas', 2,
-      '--batch_size', 6)
-  found, wanted = [arrays(world.folder / name) for name in ('by_two', 'all')]
-  assert set(found) == names_of(0, 2)
-  assert_same(found, {name: wanted[name] for name in found})
 
 
 def test_heads_of_several_folders(world, one_pass, tmp_path):

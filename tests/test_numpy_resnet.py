@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 import numpy_resnet
-import rule_weights
 
 
-# ----------------------------------------------------------------------------
-# Operations
-# ----------------------------------------------------------------------------
+# ---- Operations --------------------------------------------------------------
+
 def _conv2d_by_loops(inputs, kernel, stride, before):
   """Convolution by its definition; `before` zeros above and to the left."""
   images, height, width, channels_in = inputs.shape
@@ -77,28 +75,9 @@ def test_average_pool_and_flatten_order():
   flat = numpy_resnet.flatten_channel_major(one_row)
   assert flat[0, 2 * 2 + 1] == pytest.approx(inputs[0, :, 3:, 2].mean())
 
-  with pytest.raises(ValueError):
-    numpy_resnet.average_pool_to_grid(inputs, rows=3, columns=2)
 
+# ---- Preprocessing -----------------------------------------------------------
 
-def test_softmax():
-  np.testing.assert_allclose(
-      numpy_resnet.softmax(np.array([[1000., 1000. + np.log(3.)]])),
-      [[.25, .75]])
-
-
-# ----------------------------------------------------------------------------
-# The network
-# ----------------------------------------------------------------------------
-def _images(count, size):
-  return np.stack([
-      image - np.array(numpy_resnet.CHANNEL_MEANS)
-      for image in rule_weights.rule_images(count, size, size)])
-
-
-# ----------------------------------------------------------------------------
-# Preprocessing
-# ----------------------------------------------------------------------------
 def _resize_row(row, new_width):
   image = np.array(row, np.float64).reshape([1, -1, 1])
   return numpy_resnet.resize_bilinear(image, 1, new_width).ravel()
@@ -111,16 +90,6 @@ def test_resize_by_hand():
   np.testing.assert_allclose(_resize_row([10, 20, 40], 2), [10, 30])
   np.testing.assert_allclose(_resize_row([7], 3), [7, 7, 7])
   np.testing.assert_allclose(_resize_row([3, 1, 4, 1], 4), [3, 1, 4, 1])
-
-
-def test_resize_is_separable_and_keeps_channels_apart():
-  image = np.random.RandomState(0).randint(0, 256, [4, 6, 3]).astype(np.uint8)
-  resized = numpy_resnet.resize_bilinear(image, 8, 3)
-  assert resized.shape == (8, 3, 3) and resized.dtype == np.float64
-  # Every second column; every row, and between rows their mean.
-  np.testing.assert_allclose(resized[::2], image[:, ::2])
-  np.testing.assert_allclose(
-      resized[1], (image[0, ::2].astype(float) + image[1, ::2]) / 2.)
 
 
 def test_resized_size():
@@ -141,31 +110,3 @@ def test_preprocess_crops_the_centre_and_subtracts_the_means():
   np.testing.assert_allclose(
       numpy_resnet.preprocess_for_eval(image),
       image[16:240, 38:262] - np.array([123.68, 116.78, 103.94]))
-
-
-def test_preprocess_for_another_image_size():
-  image = np.random.RandomState(0).randint(0, 256, [73, 80, 3]).astype(np.uint8)
-  # 64 * 256 // 224 is 73: no resize.
-  np.testing.assert_allclose(
-      numpy_resnet.preprocess_for_eval(image, image_size=64),
-      image[4:68, 8:72] - np.array([123.68, 116.78, 103.94]))
-
-
-def test_decode_image(tmpdir):
-  pillow = pytest.importorskip('PIL.Image')
-  image = rule_weights.rule_images(1, 9, 7)[0]
-  path = str(tmpdir.join('image.png'))
-  pillow.fromarray(image).save(path)
-  np.testing.assert_array_equal(numpy_resnet.decode_image(path), image)
-  path = str(tmpdir.join('grey.png'))
-  pillow.fromarray(image[..., 0]).save(path)
-  grey = numpy_resnet.decode_image(path)
-  assert grey.shape == (9, 7, 3)
-  np.testing.assert_array_equal(grey, np.stack([image[..., 0]] * 3, axis=-1))
-
-
-def test_rule_images():
-  images = rule_weights.rule_images(4, 20, 30)
-  assert images.shape == (4, 20, 30, 3) and images.dtype == np.uint8
-  np.testing.assert_array_equal(rule_weights.rule_images(2, 20, 30), images[:2])
-  assert all(image.std() > 10. for image in images)

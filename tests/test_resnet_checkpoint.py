@@ -1,7 +1,6 @@
 """Which checkpoint each variable comes from, and what is refused."""
 
 import collections
-import os
 import shutil
 
 import numpy as np
@@ -10,8 +9,8 @@ import pytest
 import resnet_checkpoint
 from resnet_checkpoint import CheckpointPaths
 from tf_compat import tf
-from tiny_checkpoints import read_checkpoint, write_checkpoint
-from user_error import UserError
+from tiny_checkpoints import write_checkpoint
+from shared_terminal import UserError
 
 # A network of one layer per exit; the names are what matters.
 AVERAGE = 'resnet_model/batch_normalization/moving_mean'
@@ -168,12 +167,12 @@ def test_digests_are_of_the_weights_alone(folder):
     # What the short way is without its -pmcp.
     ([0, 1, 2], ['joint'], ['clf2', JOINT, '-pmcp']),
     ([0], ['new'], ['--eval_only: --model_dir new holds no checkp', '-pmcp']),
-    ([0], ['new', 'nowhere'], ['-pmcp nowhere: no such folder']),
+    ([0], ['new', 'nowhere'], ['-pmcp nowhere: no checkpoint']),
     ([0], ['new', 'nosuch://folder'], ['-pmcp nosuch://folder']),
     ([0, 2], ['new', 'trunk', ['clf0', 'nowhere']],
-     ['--head_model_dirs nowhere: no such folder']),
+     ['--head_model_dirs nowhere: no checkpoint']),
     ([0, 2], ['new', 'trunk', ['empty']],
-     ['--head_model_dirs empty: no checkpoint in this folder']),
+     ['--head_model_dirs empty: no checkpoint']),
 ])
 def test_evaluation_refused(folder, classifier_ids, args, words):
   (folder / 'empty').mkdir()
@@ -193,8 +192,7 @@ def changed_head0(folder_name, name):
 def test_head_of_another_trunk(folder, args):
   own = changed_head0('own', AVERAGE)
   message = refused(find, [0, 2], *args)
-  assert message.startswith('clf0: the trunk that it was trained on, in ' + own)
-  assert f'(1 of 2 variables differ, such as {AVERAGE})' in message
+  assert message.startswith('clf0: ') and own in message and AVERAGE in message
   # The remedies that it names.
   assert find([0], 'own')[0] == {0: (own, own)}
   assert find([0], 'own', 'trunk', averages_drift=True)[0] == {0: (own, own)}
@@ -218,12 +216,11 @@ def test_missing_and_misshapen(folder, changed_folder, parts, name):
   changed[name] = np.zeros([9], np.float32)
   prefix = write_checkpoint(changed_folder, changed, 10)
   message = refused(find, [0, 1, 2], 'joint', 'trunk')
-  assert message.startswith(prefix + ': another shape')
-  assert name + ' is [9], needed [2]' in message
+  assert prefix in message and f'{name} is [9], needed [2]' in message
   del changed[name]
   write_checkpoint(changed_folder, changed, 10)
   message = refused(find, [0, 1, 2], 'joint', 'trunk')
-  assert message.startswith(f'{prefix}: lacks {name};')
+  assert prefix in message and f'lacks {name};' in message
 
 
 # ---- To train ---------------------------------------------------------------
@@ -246,16 +243,10 @@ def test_where_training_starts(folder, classifier_ids, args, expected):
   assert start(classifier_ids, *args) == expected
 
 
-def test_training_from_nothing(folder):
-  assert start([2], 'new', fine_tune=False) is None
-  message = refused(start, [2], 'new')
-  assert message.startswith('--fine_tune: needs') and '-pmcp' in message
-
-
 @pytest.mark.parametrize('classifier_ids, args, words', [
     ([0], ['clf1', 'trunk'], [CLF1, 'cascaded0_', '--model_dir', '--clean']),
     ([0], ['new', 'clf1'], []),
-    ([0], ['new', 'nowhere'], ['-pmcp nowhere: no such folder']),
+    ([0], ['new', 'nowhere'], ['-pmcp nowhere: no checkpoint']),
     ([1], ['new', 'clf0'], [CLF0, 'conv2d_1/kernel', '-pmcp']),
 ])
 def test_training_refused(folder, classifier_ids, args, words):
@@ -289,7 +280,7 @@ def test_resuming_after_the_trunks_averages_drifted(folder):
 def test_resuming_would_drop_a_head(folder):
   """clf1's head used to vanish from the newest checkpoint."""
   message = refused(start, [0], 'joint', 'trunk')
-  assert JOINT in message and 'clf1 too' in message
+  assert JOINT in message and 'clf1' in message
   assert '--classifier_id 0,1' in message
   assert start([0, 1], 'joint', 'trunk') is None
 
@@ -301,28 +292,6 @@ def test_resuming_in_a_copied_folder(folder):
       f'model_checkpoint_path: "{folder}/clf0/model.ckpt-7"\n')
   assert start([0], 'copy') is None
   assert tf.train.latest_checkpoint('copy') == 'copy/model.ckpt-7'
-
-
-def test_resuming_leaves_the_checkpoint_file_alone(folder):
-  """It lists the older checkpoints, which the Saver removes in time."""
-  content = ('model_checkpoint_path: "model.ckpt-7"\n'
-             'all_model_checkpoint_paths: "model.ckpt-3"\n'
-             'all_model_checkpoint_paths: "model.ckpt-7"\n')
-  (folder / 'clf0' / 'checkpoint').write_text(content)
-  start([0], 'clf0')
-  assert (folder / 'clf0' / 'checkpoint').read_text() == content
-
-
-@pytest.mark.parametrize('name, classifier_ids, expected', [
-    ('resnet_model/batch_normalization_4/moving_variance', [1], True),
-    ('resnet_model/conv2d/kernel/Momentum', [0], False),
-    ('resnet_model/dense/kernel', [2], False),
-    ('resnet_model/dense/kernel', [0, 1], True),
-    ('resnet_model/cascaded1_fc1/kernel', [0, 1], False),
-    ('global_step', [2], False),
-])
-def test_what_is_pretrained(name, classifier_ids, expected):
-  assert resnet_checkpoint.is_pretrained(name, classifier_ids) == expected
 
 
 # ---- Finding, reading, restoring --------------------------------------------
@@ -361,23 +330,17 @@ def test_damaged_files(folder, suffix, num_bytes_left):
       f'{PRETRAINED}: cannot be read as a checkpoint (')
 
 
-def test_a_file_that_is_no_checkpoint(folder):
-  (folder / 'README.md').write_text('Not a checkpoint.\n' * 100)
-  assert 'cannot be read' in refused(find, [2], 'new', 'README.md')
+@pytest.mark.parametrize('suffix', ['index', 'data-00000-of-00001', 'meta'])
+def test_the_name_of_one_of_its_files(folder, suffix):
+  """As a shell completes it."""
+  assert resnet_checkpoint.find_checkpoint(
+      f'{PRETRAINED}.{suffix}', '-pmcp') == PRETRAINED
 
 
-def test_moving_averages_are_restored(folder):
-  with tf.Graph().as_default(), tf.Session() as session:
-    with tf.variable_scope('resnet_model'):
-      with tf.variable_scope('batch_normalization'):
-        mean = tf.get_variable('moving_mean', [3], trainable=False)
-      with tf.variable_scope('dense'):
-        dense = tf.get_variable('kernel', [5, 2])
-    resnet_checkpoint.initialize_from(PRETRAINED, [mean])
-    session.run(tf.global_variables_initializer())
-    saved = read_checkpoint(PRETRAINED)
-    np.testing.assert_array_equal(session.run(mean), saved[AVERAGE])
-    assert not np.array_equal(
-        session.run(dense), saved['resnet_model/dense/kernel'])
-    with pytest.raises(AssertionError):
-      resnet_checkpoint.initialize_from(PRETRAINED, [])
+def test_training_that_diverged(folder):
+  diverged = trained(0)
+  diverged['resnet_model/cascaded0_fc0/kernel'][0] = np.nan
+  prefix = write_checkpoint('clf0', diverged, 9)
+  for function in (find, start):
+    message = refused(function, [0], 'clf0')
+    assert prefix in message and '--clean' in message

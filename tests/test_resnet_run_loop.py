@@ -1,5 +1,7 @@
 """Schedules, cycles, the model function's losses and steps."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ import imagenet_main
 import numpy_resnet
 import resnet_run_loop
 import rule_weights
+import small_network
 from resnet_checkpoint import CheckpointPaths
 from small_network import DENSE, HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
 from small_network import is_average
@@ -90,18 +93,6 @@ def test_schedule_scales_with_batch_and_data(monkeypatch):
       rates, [0, 0.128, 0.25088, 0.256, 0.256, 0.0256], rtol=1e-5)
 
 
-def test_official_defaults_of_the_schedule():
-  """Base rate 0.1 and no warm-up; steps of int32 as well as of int64."""
-  learning_rate_fn = resnet_run_loop.learning_rate_with_decay(
-      batch_size=128, batch_denom=128, num_images=1280, boundary_epochs=[1, 2],
-      decay_rates=[1, 0.1, 0.01])
-  np.testing.assert_allclose(
-      learning_rates(learning_rate_fn, [0, 10, 11, 20, 21]),
-      [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-5)
-  with tf.Graph().as_default(), tf.Session() as session:
-    assert session.run(learning_rate_fn(tf.constant(11))) == np.float32(0.01)
-
-
 # ---- Cycles of training and evaluation ---------------------------------------
 
 @pytest.fixture
@@ -115,20 +106,16 @@ def calls(monkeypatch):
 
     def of(self, folder, epochs, **kwargs):
       del self[:]
-      evaluates_last = kwargs.pop('evaluates_last', True)
-      settings = dict(epochs=epochs, epochs_between_evals=1, max_steps=None,
-                      stop_threshold=None, hook_names=[])
-      settings.update(kwargs)
-      run = resnet_run_loop.RunSettings(
-          mode='train', classifier_ids=[0, 1],
-          checkpoints=CheckpointPaths(str(folder)),
+      settings = types.SimpleNamespace(**dict(
+          dict(epochs=epochs, epochs_between_evals=1, max_steps=None,
+               stop_threshold=None, hook_names=[]), **kwargs))
+      run = types.SimpleNamespace(
+          classifier_ids=[0, 1], checkpoints=CheckpointPaths(str(folder)),
           devices=devices.resolve(0, 4), cluster=distributed.ONE_MACHINE,
-          batch_size=4, num_images={'train': 12, 'validation': 8},
-          image_shape=[32, 32, 3], is_synthetic=False, random_seed=5,
-          log_dir=None, flag_values={}, export=None,
-          train=resnet_run_loop.TrainSettings(**settings))
+          batch_size=4, num_images={'train': 12}, random_seed=5, log_dir=None,
+          train=settings, dump=kwargs.get('dump'))
       results = resnet_run_loop._train(
-          run, None, lambda **kwargs: kwargs, {}, evaluates_last)
+          run, lambda strategy: FakeEstimator(), lambda **kwargs: kwargs)
       return list(self), results
 
   calls = Calls()
@@ -145,8 +132,6 @@ def calls(monkeypatch):
     return {'validation': {'clf0': (clf0, 1.), 'clf1': (clf1, 1.)}}
 
   calls.seeds = []
-  monkeypatch.setattr(resnet_run_loop, '_estimator',
-                      lambda *unused: FakeEstimator())
   monkeypatch.setattr(resnet_run_loop, '_evaluate', evaluate)
   return calls
 
@@ -161,7 +146,7 @@ TRAIN_6 = [('train', 3), 'evaluate', ('train', 6), 'evaluate']
     (90, dict(max_steps=5), [('train', 3), 'evaluate', ('train', 5),
                              'evaluate']),
     # Where dumps follow, they tell the last accuracies.
-    (2, dict(evaluates_last=False), TRAIN_6[:-1]),
+    (2, dict(dump='a job'), TRAIN_6[:-1]),
 ])
 def test_cycles(tmp_path, calls, epochs, settings, expected):
   assert calls.of(tmp_path, epochs, **settings)[0] == expected
@@ -175,7 +160,7 @@ def test_cycles(tmp_path, calls, epochs, settings, expected):
     # Finished, by epochs or by steps, or beyond.
     (6, 2, {}, ['evaluate']),
     (5, 90, dict(max_steps=5), ['evaluate']),
-    (7, 2, dict(evaluates_last=False), []),
+    (7, 2, dict(dump='a job'), []),
     # More epochs than the first time.
     (6, 3, {}, ['evaluate', ('train', 9), 'evaluate']),
 ])
@@ -194,24 +179,12 @@ def test_stop_threshold_waits_for_all_heads(tmp_path, calls):
   assert results['validation']['clf0'] == (0.75, 1.)
 
 
-def test_every_cycle_has_a_seed_of_its_own(tmp_path, calls):
-  """With --random_seed all cycles used to bring the images of the first."""
-  calls.of(tmp_path, 3)
-  assert len(set(calls.seeds)) == 3 and None not in calls.seeds
-  write_checkpoint(tmp_path, {'global_step': np.int64(3)}, 3)
-  calls.of(tmp_path, 2)  # Resumed: as the second cycle was.
-  assert calls.seeds[3:] == calls.seeds[1:2]
-  assert resnet_run_loop._seed_from_step(None, 3) is None
-
-
 # ---- The model function ------------------------------------------------------
 
 def call_model_fn(mode, images, labels, **params):
   tf.train.create_global_step()
-  return imagenet_main.imagenet_model_fn(images, labels, mode, dict({
-      'dtype': tf.float32, 'resnet_size': 18, 'data_format': 'channels_last',
-      'batch_size': 256, 'resnet_version': 2, 'loss_scale': 1,
-      'fine_tune': False, 'num_classes': NUM_CLASSES}, **params))
+  return imagenet_main.imagenet_model_fn(
+      images, labels, mode, small_network.params(**params))
 
 
 def initialize(session):

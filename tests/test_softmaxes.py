@@ -17,7 +17,7 @@ import pytest
 import command_line
 import numpy_resnet
 import rule_weights
-import dump_names
+import shared_dumps
 import tiny_checkpoints
 import tiny_records
 from tf_compat import tf
@@ -81,30 +81,12 @@ def test_dumps_equal_numpy(data, dumps, split):
   for k in range(3):
     dumped = np.concatenate([
         read(dumps, name)
-        for name in dump_names.probabilities_file_names(k, split)])
+        for name in shared_dumps.probabilities_file_names(k, split)])
     assert dumped.dtype == np.float32
     np.testing.assert_allclose(dumped, expected[k], rtol=0, atol=1e-5)
     # Softmaxes worth comparing: no two images alike, nothing near uniform.
     assert dumped.max(axis=1).min() > 3 / NUM_CLASSES
     assert np.abs(dumped[0] - dumped[1]).max() > 1e-3
-
-
-@pytest.mark.parametrize('split', ['validation', 'train'])
-def test_labels_and_top5_lie_beside(data, dumps, split):
-  _, rows, _ = data
-  labels = read(dumps, dump_names.labels_file_name(split))
-  assert labels.dtype == np.int32
-  assert labels.tolist() == [label for _, label in rows[split]]
-  for k in range(3):
-    probabilities = np.concatenate([
-        read(dumps, name)
-        for name in dump_names.probabilities_file_names(k, split)])
-    classes = read(dumps, dump_names.top5_classes_file_name(k, split))
-    best = np.argsort(-probabilities, axis=1, kind='mergesort')[:, :5]
-    np.testing.assert_array_equal(classes, best)
-    np.testing.assert_array_equal(
-        read(dumps, dump_names.top5_probabilities_file_name(k, split)),
-        np.take_along_axis(probabilities, best, axis=1))
 
 
 def test_other_stack_gives_the_same(data, dumps):

@@ -1,13 +1,13 @@
 """The hooks do what `--hooks` promises: log, time, profile."""
 
-import datetime
 import json
-import logging
 import re
+import types
 
 import pytest
 
-import progress
+import resnet_model
+import shared_terminal
 import training_hooks
 from tf_compat import tf
 
@@ -17,7 +17,7 @@ def train(hooks, steps, classifier_ids=(2,)):
   with tf.Graph().as_default():
     step = tf.train.get_or_create_global_step()
     names = training_hooks.logged_tensors(classifier_ids) + [
-        training_hooks.value_name('train_accuracy_top_5', k, classifier_ids)
+        resnet_model.value_name('train_accuracy_top_5', k, classifier_ids)
         for k in classifier_ids]
     tensors = [tf.add(tf.to_float(step), 0.25, name=name) for name in names]
     with tf.control_dependencies(tensors):
@@ -30,22 +30,10 @@ def train(hooks, steps, classifier_ids=(2,)):
 
 
 @pytest.fixture
-def logged():
-  """The lines of TensorFlow's log."""
-  lines = []
-  handler = logging.Handler()
-  handler.emit = lambda record: lines.append(record.getMessage())
-  verbosity = tf.logging.get_verbosity()
-  tf.logging.set_verbosity(tf.logging.INFO)
-  logging.getLogger('tensorflow').addHandler(handler)
-  yield lines
-  logging.getLogger('tensorflow').removeHandler(handler)
-  tf.logging.set_verbosity(verbosity)
-
-
-def metric_lines(folder):
-  with open(str(folder / 'metric.log')) as log:
-    return [json.loads(line) for line in log]
+def logged(caplog):
+  """The messages of our log."""
+  caplog.set_level('INFO', 'cascade')
+  return lambda: [record.getMessage() for record in caplog.records]
 
 
 def test_names_make_their_hooks_in_any_letter_case(tmp_path):
@@ -66,47 +54,13 @@ def test_profiler_writes_a_timeline(tmp_path):
   assert json.loads(timelines[0].read_text())['traceEvents']
 
 
-def test_metric_log(tmp_path):
-  folder = tmp_path / 'made_by_it'
-  earliest = datetime.datetime.utcnow()
-  train([training_hooks.LoggingMetricHook(
-      str(folder), training_hooks.logged_tensors([2]))], 3)
-  lines = metric_lines(folder)
-  # Once at the first step, once at the end.
-  assert [(line['name'], line['value']) for line in lines] == [
-      (name, value) for value in (0.25, 2.25)
-      for name in ('cross_entropy', 'learning_rate', 'train_accuracy')]
-  for line in lines:
-    assert set(line) == {'name', 'value', 'unit', 'global_step', 'timestamp',
-                         'extras'}
-    timestamp = datetime.datetime.strptime(
-        line['timestamp'], '%Y-%m-%dT%H:%M:%S.%fZ')
-    assert earliest <= timestamp <= datetime.datetime.utcnow()
-
-
-@pytest.mark.parametrize('benchmark_log_dir', [None, 'benchmark'])
-def test_where_the_metric_log_goes(tmp_path, benchmark_log_dir):
-  train(training_hooks.make_hooks(
-      ['LoggingMetricHook'], str(tmp_path / 'model'),
-      benchmark_log_dir and str(tmp_path / benchmark_log_dir), 4, [2]), 2)
-  assert [str(path.parent.name) for path in tmp_path.rglob('metric.log')] == [
-      benchmark_log_dir or 'model']
-
-
-def test_images_per_second_counts_images_not_steps(monkeypatch, logged):
+def test_images_per_second_counts_images_not_steps(logged):
   hook = training_hooks.ExamplesPerSecondHook(32, every_n_steps=10)
-  durations = iter([(None, None), (2., 10), (8., 10)])  # seconds, steps
-  monkeypatch.setattr(hook._timer, 'update_last_triggered_step',
-                      lambda step: next(durations))
-  monkeypatch.setattr(hook._timer, 'should_trigger_for_step',
-                      lambda step: step % 10 == 0)
-  with tf.Graph().as_default():
-    hook.begin()
-  for step in range(21):
-    hook.after_run(None, tf.train.SessionRunValues(step, None, None))
-  assert logged == [
-      'images/second: 160 since the start, 160 now, step 10',
-      'images/second: 64 since the start, 40 now, step 20']
+  train([hook], 21)
+  pattern = r'images/second: (\S+) since the start, \S+ now, step (\d+)'
+  _, (rate, step) = re.findall(pattern, '\n'.join(logged()))  # At 11 and 21.
+  assert step == '21'
+  assert float(rate) == pytest.approx(20 * 32 / hook._seconds, rel=1e-3)
 
 
 @pytest.mark.parametrize('classifier_ids, names', [
@@ -117,86 +71,32 @@ def test_tensors_are_logged(logged, classifier_ids, names):
   hooks = training_hooks.make_hooks(
       ['LoggingTensorHook'], '', None, 4, classifier_ids)
   train(hooks, 101, classifier_ids)
-  text = '\n'.join(logged)
+  text = '\n'.join(logged())
   for name in names:
     assert len(re.findall(name + r' = \d+\.25', text)) == 2  # Steps 0 and 100.
 
 
-# ---- How far training has come ----------------------------------------------
+def test_training_tells_of_each_head(monkeypatch, capsys):
+  """A line when one is due: means over the batches since the one before."""
+  clock = types.SimpleNamespace(now=1000.)
+  clock.monotonic = lambda: clock.now
+  monkeypatch.setattr(shared_terminal, 'time', clock)
+  monkeypatch.setattr(shared_terminal, '_LOG_SECONDS', 5)
 
-class Clock:
-  """Stands in for the module `time` of `progress`."""
+  class Tick(tf.train.SessionRunHook):
 
-  now = 1000.
+    def before_run(self, unused):
+      clock.now += 2
 
-  def monotonic(self):
-    return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-  clock = Clock()
-  monkeypatch.setattr(progress, 'time', clock)
-  monkeypatch.setattr(progress, '_LOG_SECONDS', 5)
-  return clock
-
-
-def begin(folder, first_step, last_step, classifier_ids):
-  """A `TrainingProgressHook` for batches of 10, in a session of its own."""
-  hook = training_hooks.TrainingProgressHook(
-      str(folder), last_step, 10, classifier_ids)
-  with tf.Graph().as_default(), tf.Session() as session:
-    step = tf.train.create_global_step()
-    hook.begin()
-    session.run(step.initializer, {step.initial_value: first_step})
-    hook.after_create_session(session, None)
-  return hook
-
-
-def after(hook, clock, seconds, values):
-  """A step that took so long, with (loss, top-1, top-5) by classifier."""
-  clock.now += seconds
-  hook.after_run(None, tf.train.SessionRunValues(values, None, None))
-
-
-def test_training_tells_of_each_head(tmp_path, clock, capsys):
-  hook = begin(tmp_path, 0, 100, [0, 1])
-  # A line after five seconds: means over the batches since the one before.
-  after(hook, clock, 2, {0: [3., 0.1, 0.5], 1: [2., 0.3, 0.7]})
-  after(hook, clock, 2, {0: [2., 0.2, 0.6], 1: [2., 0.4, 0.7]})
-  after(hook, clock, 1, {0: [1., 0.3, 0.7], 1: [2., 0.5, 0.7]})
-  after(hook, clock, 4, {0: [9., 0.9, 0.9], 1: [1., 0.2, 0.3]})
-  after(hook, clock, 1, {0: [7., 0.8, 0.9], 1: [1., 0.2, 0.3]})
+  train([training_hooks.TrainingProgressHook(100, 10, [0, 1]), Tick()], 6,
+        [0, 1])
   stdout, stderr = capsys.readouterr()
   assert stdout == ''
+  # Values are the step and a quarter. Lines after 6 and 12 seconds.
   assert stderr.splitlines() == [
-      'training: 30 of 1,000 images, 6 images/s, 2 min 41 s left; '
-      'clf0 loss 2.0000, top-1 0.2000, top-5 0.6000; '
-      'clf1 loss 2.0000, top-1 0.4000, top-5 0.7000',
-      'training: 50 of 1,000 images, 5 images/s, 3 min 10 s left; '
-      'clf0 loss 8.0000, top-1 0.8500, top-5 0.9000; '
-      'clf1 loss 1.0000, top-1 0.2000, top-5 0.3000']
-
-
-@pytest.mark.parametrize('classifier_ids', [[0], [0, 1]])
-def test_training_progress_in_a_session(tmp_path, monkeypatch, capsys,
-                                        classifier_ids):
-  """It finds the model function's tensors; the rate goes to TensorBoard."""
-  monkeypatch.setattr(training_hooks, '_SECONDS_BETWEEN_SUMMARIES', 0)
-  monkeypatch.setattr(progress, '_LOG_SECONDS', 0)
-  train([training_hooks.TrainingProgressHook(
-      str(tmp_path), 4, 10, classifier_ids)], 4, classifier_ids)
-  lines = capsys.readouterr().err.splitlines()
-  assert [line.split(',')[0] for line in lines] == [
-      'training: 10 of 40 images', 'training: 20 of 40 images',
-      'training: 30 of 40 images', 'training: 40 of 40 images']
-  for step, line in enumerate(lines):
-    for k in classifier_ids:
-      assert (f'clf{k} loss {step}.2500, top-1 {step}.2500, '
-              f'top-5 {step}.2500') in line
-  tf.summary.FileWriterCache.clear()  # Closes, and so writes.
-  rates = [(value.tag, event.step) for path in tmp_path.iterdir()
-           for event in tf.train.summary_iterator(str(path))
-           for value in event.summary.value]
-  # The first step has no step before it to tell the time from.
-  assert rates == [('training/images_per_second', step) for step in (2, 3, 4)]
+      'training: 30 of 1,000 images, 5 images/s, 3 min 14 s left; '
+      'clf0 loss 1.2500, top-1 1.2500, top-5 1.2500; '
+      'clf1 loss 1.2500, top-1 1.2500, top-5 1.2500',
+      'training: 60 of 1,000 images, 5 images/s, 3 min 08 s left; '
+      'clf0 loss 4.2500, top-1 4.2500, top-5 4.2500; '
+      'clf1 loss 4.2500, top-1 4.2500, top-5 4.2500']

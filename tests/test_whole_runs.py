@@ -17,6 +17,7 @@ import pytest
 import imagenet_input
 import imagenet_main
 import numpy_resnet
+import run_record
 import small_world
 import tf_compat
 import training_hooks
@@ -25,7 +26,7 @@ from small_network import is_average
 from small_world import accuracies
 from tf_compat import tf
 from tiny_checkpoints import read_checkpoint, write_checkpoint
-from user_error import UserError
+from shared_terminal import UserError
 
 NUM_TRAIN, NUM_VALIDATION = 13, 11
 # 13 images and batches of 4: two epochs end in the middle of a batch.
@@ -80,7 +81,7 @@ class FineTuned(typing.NamedTuple):
   results: dict
   model_dir: typing.Any   # A pathlib.Path.
   start: dict             # From variable to value, of both replicas.
-  log: list               # Lines of TensorFlow's log.
+  log: list               # Lines of our log.
   reads: list             # Arguments of the calls of the input function.
 
 
@@ -90,10 +91,9 @@ def fine_tuned(world):
   spy, log, reads = ReplicaValues(), [], []
   handler = logging.Handler()
   handler.emit = lambda record: log.append(record.getMessage())
-  logging.getLogger('tensorflow').addHandler(handler)
+  tf_compat.log.addHandler(handler)
   make_hooks = training_hooks.make_hooks
-  verbosity = tf.logging.get_verbosity()
-  tf.logging.set_verbosity(tf.logging.INFO)
+  tf_compat.log.setLevel(logging.INFO)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(training_hooks, 'make_hooks',
                   lambda *args: make_hooks(*args) + [spy])
@@ -105,8 +105,8 @@ def fine_tuned(world):
         'loggingMETRIChook,LoggingTensorHook', '-bld',
         world.folder / 'benchmark', '--export_dir', world.folder / 'exported0',
         '--random_seed', 7)
-  tf.logging.set_verbosity(verbosity)
-  logging.getLogger('tensorflow').removeHandler(handler)
+  tf_compat.log.setLevel(logging.NOTSET)
+  tf_compat.log.removeHandler(handler)
   return FineTuned(results, model_dir, spy.start, log, reads)
 
 
@@ -184,8 +184,7 @@ class TestFineTuning:
           atol=1e-6)
 
   def test_log_is_told_once_whatever_the_replicas(self, fine_tuned):
-    told = [line for line in fine_tuned.log
-            if not line.startswith(tf_compat._UNINFORMATIVE)]
+    told = fine_tuned.log
     for start in ('training: 8 variables', 'trunk from ', 'new: ',
                   'clf0: head from '):
       assert sum(line.startswith(start) for line in told) == 1, start
@@ -336,15 +335,6 @@ class TestEvaluation:
     assert not glob.glob(str(model_dir / 'model.ckpt*'))
     assert not glob.glob(str(model_dir) + '_softmax*')
 
-  def test_checkpoint_without_a_global_step(self, world, tmp_path):
-    """It used to end in a traceback after the whole dump."""
-    weights = dict(world.weights)
-    del weights['global_step']
-    write_checkpoint(tmp_path, weights, 1)
-    results, model_dir = run(
-        world, 'stepless', '--eval_only', '-pmcp', tmp_path)
-    assert results['global_step'] is None
-    assert (model_dir / 'results.json').exists()
 
 class TestResuming:
 
@@ -377,6 +367,32 @@ class TestResuming:
     assert not trained
     assert again == results
     np.testing.assert_allclose(dumped(moved, 0)[0], softmaxes, atol=1e-6)
+
+  def test_training_that_diverged(self, world):
+    """In its last step, after which no loss is looked at."""
+    args = ['--fine_tune', '--classifier_id', 0, '-mts', 1, '--base_lr', 1e42]
+    for _ in range(2):  # The second time it would be resumed.
+      with pytest.raises(UserError) as error:
+        run(world, 'diverged', *args)
+      assert 'diverged/model.ckpt-1: ' in str(error.value)
+      assert '--clean' in str(error.value)
+
+  def test_records_of_other_classes(self, world, fine_tuned):
+    """The same classes in another order: labels mean something else."""
+    shutil.copytree(str(world.folder / 'tf_records'),
+                    str(world.folder / 'other'))
+    path = world.folder / 'other' / 'dataset.json'
+    fields = json.loads(path.read_text())
+    names = fields['class_names']
+    assert run_record.class_names(str(fine_tuned.model_dir)) == names
+    fields['class_names'] = names[:3] + names[:2:-1]
+    path.write_text(json.dumps(fields))
+    for mode in ('--eval_only', '--fine_tune'):
+      with pytest.raises(UserError) as error:
+        run(world, 'fine_tuned', mode, '--classifier_id', 0, '-dd',
+            world.folder / 'other')
+      assert 'class 4 ' in str(error.value)
+      assert str(fine_tuned.model_dir) in str(error.value)
 
   def test_clean_keeps_everything_until_the_rest_is_right(self, world,
                                                           tmp_path):

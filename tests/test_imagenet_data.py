@@ -1,0 +1,195 @@
+"""Data folders: Imagenet/imagenet_data.py and shared_dataset.py."""
+
+import json
+import os
+import struct
+
+import pytest
+
+from tf_compat import tf
+
+import tiny_records
+from imagenet_data import (
+    count_records, count_split, find_shards, record_frames)
+from shared_dataset import DatasetInfo, check_same_classes, read_dataset
+from shared_terminal import UserError
+
+
+def touch(folder, *names):
+  if not os.path.isdir(folder):
+    os.makedirs(folder)
+  for name in names:
+    with open(os.path.join(folder, name), 'wb'):
+      pass
+
+
+def message_of(function, *args):
+  """The text of the UserError that a call ends in: one line."""
+  with pytest.raises(UserError) as raised:
+    function(*args)
+  assert '\n' not in str(raised.value)
+  return str(raised.value)
+
+
+# ---- dataset.json ------------------------------------------------------------
+
+def write_dataset_json(folder, content):
+  with open(os.path.join(str(folder), 'dataset.json'), 'w') as dataset_file:
+    dataset_file.write(content)
+
+
+def test_without_dataset_json_it_is_imagenet(tmpdir):
+  info = read_dataset(str(tmpdir))
+  assert info == DatasetInfo(1001, {'train': 1281167, 'validation': 50000})
+  info.num_images['train'] = 7  # Is the caller's own.
+  assert read_dataset(str(tmpdir)).num_images['train'] == 1281167
+
+
+def test_dataset_json_has_its_say(tmpdir):
+  content = {'format_version': 1, 'num_classes': 3, 'synsets': ['n1'],
+             'num_images': {'train': 4000, 'validation': 500}}
+  write_dataset_json(tmpdir, json.dumps(content))
+  expected = DatasetInfo(3, {'train': 4000, 'validation': 500})
+  assert read_dataset(str(tmpdir)) == expected
+  names = ['tench', 'great white shark']
+  write_dataset_json(tmpdir, json.dumps(dict(content, class_names=names)))
+  assert read_dataset(str(tmpdir)) == expected._replace(class_names=names)
+
+
+@pytest.mark.parametrize('content', [
+    '', '[]', '{}', '{"num_classes": 11, "num_images": {"train": 4}}',
+    '{"num_classes": "ten", "num_images": {"train": 4, "validation": 4}}',
+    '{"num_classes": 0, "num_images": {"train": 4, "validation": 4}}',
+    *('{"num_classes": 3, "num_images": {"train": 4, "validation": 4}, '
+      '"class_names": %s}' % names for names in ('["a"]', '["a", 5]'))])
+def test_dataset_json_of_another_content_is_named(tmpdir, content):
+  write_dataset_json(tmpdir, content)
+  message = message_of(read_dataset, str(tmpdir))
+  assert message.startswith('{}: '.format(tmpdir.join('dataset.json')))
+
+
+def test_other_class_names():
+  check_same_classes(['cat', 'dog'], 'a', ['cat', 'dog'], 'b')
+  check_same_classes(None, 'a', ['cat', 'dog'], 'b')
+  for other, words in ((['cat', 'bird'], "class 2 is 'dog', and 'bird'"),
+                       (['cat'], "class 2 is 'dog', and 'none'")):
+    assert words in message_of(
+        check_same_classes, ['cat', 'dog'], 'a', other, 'b')
+
+
+# ---- Finding shards ----------------------------------------------------------
+
+SHARDS = ['train-0000{}-of-00003'.format(i) for i in range(3)]
+
+
+@pytest.mark.parametrize('subfolder', ['train', ''])
+def test_shards_are_found_in_name_order(tmpdir, subfolder):
+  folder = os.path.join(str(tmpdir), subfolder)
+  touch(folder, SHARDS[2], SHARDS[0], SHARDS[1])
+  # None of these is a shard of this split.
+  touch(folder, 'train-00000-of-00004.unfinished', 'train-x-of-y', 'train',
+        'validation-00000-of-00001', 'train-0-of-3', 'dataset.json')
+  assert find_shards(str(tmpdir), 'train') == [
+      os.path.join(folder, name) for name in SHARDS]
+
+
+@pytest.mark.parametrize('names, named', [
+    (None, '{0}'), (['validation-00000-of-00001'], '--data_dir {0}'),
+    ([SHARDS[0], SHARDS[2]], '{0}/train-00001-of-00003'),
+    (SHARDS + ['train-00000-of-00002'], '{0}/train-0000'),
+    (SHARDS + ['train-00003-of-00003'], '{0}/train-00003-of-00003')])
+def test_incomplete_sets_of_shards(tmpdir, names, named):
+  folder = str(tmpdir.join('data'))
+  if names:
+    touch(folder, *names)
+  assert message_of(find_shards, folder, 'train').startswith(
+      named.format(folder))
+
+
+# ---- Counting records --------------------------------------------------------
+
+def record_sizes(num_records, seed=0):
+  return [1 + (7919 * (i + seed)) % 301 for i in range(num_records)]
+
+
+def write_random_shards(folder, images_per_shard):
+  records = [b'r' * size for size in record_sizes(sum(images_per_shard))]
+  return tiny_records.write_shards(
+      str(folder), 'train', records, images_per_shard)
+
+
+def test_counts_are_those_of_tensorflow(tmpdir):
+  images_per_shard = [4, 0, 1, 17, 0, 0, 33] + [2] * 30 + [0]
+  paths = write_random_shards(tmpdir, images_per_shard)
+  assert count_records(paths) == images_per_shard
+  assert images_per_shard == [
+      sum(1 for _ in tf.python_io.tf_record_iterator(path)) for path in paths]
+
+
+def damaged(content, third, length, damage):
+  """A shard's content, damaged at its third record, which begins at `third`."""
+  pack = lambda number: struct.pack('<Q', number)
+  return {
+      'cut in a header': content[:third + 5],
+      'cut in the data': content[:third + 20],
+      'length with a flipped bit': (
+          content[:third] + pack(length ^ 8) + content[third + 8:]),
+      'enormous length': (
+          content[:third] + pack(2**64 - 1) + content[third + 8:]),
+      'filled up with zeros': content[:third] + bytes(len(content) - third),
+  }[damage]
+
+
+@pytest.mark.parametrize('damage', [
+    'cut in a header', 'cut in the data', 'length with a flipped bit',
+    'enormous length', 'filled up with zeros'])
+def test_a_damaged_shard_is_named_with_its_position(tmpdir, damage):
+  paths = write_random_shards(tmpdir, [3, 5, 4])
+  (third, length), = list(record_frames(paths[1]))[2:3]
+  with open(paths[1], 'rb') as shard:
+    content = shard.read()
+  with open(paths[1], 'wb') as shard:
+    shard.write(damaged(content, third, length, damage))
+  message = message_of(count_records, paths)
+  assert message.startswith(f'{paths[1]}: truncated or corrupt at byte ')
+  if 'flipped' not in damage:  # Which is noticed at the end.
+    assert f'at byte {third:,} of ' in message
+
+
+# ---- A whole split -----------------------------------------------------------
+
+def make_split(tmpdir, images_per_shard, more=None):
+  records = [tiny_records.make_record(b'jpeg', 1, 'n.JPEG', more)
+             for _ in range(sum(images_per_shard))]
+  return tiny_records.write_shards(
+      str(tmpdir.join('train')), 'train', records, images_per_shard)
+
+
+def info(num_train):
+  return DatasetInfo(11, {'train': num_train, 'validation': 4})
+
+
+def test_a_count_that_disagrees_with_dataset_json(tmpdir):
+  make_split(tmpdir, [3, 4])
+  write_dataset_json(tmpdir, '{}')
+  assert '7 records where dataset.json says 1,008' in message_of(
+      count_split, str(tmpdir), 'train', info(1008))
+
+
+def test_another_count_than_imagenets_is_said(tmpdir, capsys):
+  paths = make_split(tmpdir, [3, 4])
+  assert count_split(str(tmpdir), 'train', info(1281167)) == (
+      paths, [3, 4])
+  assert capsys.readouterr().err == (
+      '{}: 7 records where ImageNet has 1,281,167 images\n'.format(
+          tmpdir.join('train')))
+
+
+@pytest.mark.parametrize('more, missing', [
+    ({'image/encoded': None}, 'image/encoded'),
+    ({'image/class/label': None}, 'image/class/label')])
+def test_records_of_other_features(tmpdir, more, missing):
+  paths = make_split(tmpdir, [0, 2], more)
+  message = message_of(count_split, str(tmpdir), 'train', info(2))
+  assert message.startswith(
+      '{}: record 0 has no {};'.format(paths[1], missing))
