@@ -11,14 +11,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'END'
-usage: ./run_tests.sh [tf1|tf2|analysis] [--campaign] [pytest arguments]
+usage: ./run_tests.sh [tf1|tf2|analysis] [pytest arguments]
 
 Sets up the environment and runs pytest in it, from the project's folder: all
 tests, or the files that you name. Without a stack it takes the one that
 ./setup_env.sh chooses. `analysis` runs the tests that need no TensorFlow.
 
   ./run_tests.sh                     minutes
-  ./run_tests.sh tf2 --campaign      the long tests instead: kills and fuzz
   ./run_tests.sh tf2 tests/test_cascade_macs.py -k published
   ./run_tests.sh tf2 -n 0 --pdb      in one process, to look into a failure
 END
@@ -34,15 +33,14 @@ named_files=''
 for argument in "$@"; do
   case $argument in
     -h | --help) usage; exit ;;
-    --campaign) argument=-mcampaign ;;
     tests | tests/* | *.py | *.py::*) named_files=1 ;;
   esac
   arguments+=("$argument")
 done
 
 if [[ $stack == analysis && -z $named_files ]]; then
-  arguments+=(tests/test_{analyze,cascade,slow}_*.py
-              tests/test_dump_{names,record,writer}.py tests/test_files.py)
+  arguments+=(tests/test_{analyze,cascade,shared,slow}_*.py
+              tests/test_dump_writer.py)
 fi
 
 venv=$(./setup_env.sh ${stack:+"$stack"})

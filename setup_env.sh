@@ -22,9 +22,9 @@ Makes a virtual environment beside this script, or finds it ready:
 Without a name it chooses tf1 where there is a Python 3.6, else tf2. It also
 chooses tf2 where an NVIDIA driver is there without the CUDA 9.0 that
 TensorFlow 1.12 needs. Pythons are looked for on PATH, in pyenv and in conda
-environments. For tf2 and analysis, uv (if installed) brings a Python 3.11 where
-none is found. Without an NVIDIA driver, TensorFlow's CPU wheel of the same
-version is used.
+environments. Where none suits tf2 or analysis, uv brings a Python 3.11: the uv
+on PATH, or else one that is put into .venv-uv by any Python 3 that is here.
+Without an NVIDIA driver, TensorFlow's CPU wheel of the same version is used.
 
 The one line on stdout is the environment's folder, so that a script can say
   venv=$(./setup_env.sh tf2)
@@ -79,15 +79,16 @@ find_python() {
       without_venv+=' python3-venv)'
     done < <(candidates "$version")
   done
-  [[ $1 != 3.6 ]] && type -P uv >/dev/null || return 1
-  python=uv
-  python_version=3.11
+  return 1
 }
 
-find_python_for() {
-  local versions remedy="'pyenv install 3.11', or 'pip install uv' and this \
-script again"
-  case $1 in
+# Sets python for $stack. For the stacks that run on Python 3.11, uv_from is set
+# in its place where only uv can bring one: to the uv on PATH, or to the Python
+# that can install it.
+find_python_for_stack() {
+  local versions remedy="'pyenv install 3.11', or install uv, and this script \
+again"
+  case $stack in
     tf1)
       versions=3.6
       remedy="'pyenv install 3.6.15' or 'conda create -n py36 python=3.6'"
@@ -96,8 +97,13 @@ script again"
     analysis) versions='3.13 3.12 3.11 3.10 3.9 3.8 3.7 3.6' ;;
   esac
   # shellcheck disable=SC2086
-  find_python $versions || die "$1 needs Python ${versions// / or }, and none" \
-    "was found on PATH, in pyenv or in conda$without_venv: $remedy"
+  find_python $versions && return
+  if [[ $stack != tf1 ]]; then
+    uv_from=$(type -P uv) && return
+    find_python 3 && uv_from=$python && return
+  fi
+  die "$stack needs Python ${versions// / or }, and none was found on PATH," \
+    "in pyenv or in conda$without_venv: $remedy"
 }
 
 choose_stack() {
@@ -128,15 +134,18 @@ has_nvidia_driver() {
 # makes an environment that was copied elsewhere count as another one: its
 # scripts still point to where it came from.
 requirements() {
-  local to_cpu='' file=requirements-$stack.txt
-  [[ $stack != tf1 ]] || file=requirements.txt
+  local to_cpu='' files=("$root/requirements-$stack.txt")
+  case $stack in
+    tf1) files=("$root/requirements.txt") ;;
+    tf2) files+=("$root/requirements-onnx.txt") ;;  # For --export_onnx.
+  esac
   if [[ $stack != analysis ]] && ! has_nvidia_driver; then
     to_cpu='s/^tensorflow-gpu==/tensorflow==/
             s/^tensorflow\[and-cuda\]==/tensorflow-cpu==/'
   fi
   echo "# $venv"
   sed -e 's/ *#.*//' -e '/^$/d' -e "$to_cpu" \
-    "$root/$file" "$root/requirements-test.txt"
+    "${files[@]}" "$root/requirements-test.txt"
 }
 
 # ---- The environment -------------------------------------------------------
@@ -168,14 +177,29 @@ step() {
   die "$what failed; .venv-$stack/setup.log has the whole output"
 }
 
+# Sets python to the Python 3.11 that uv brings.
+get_python_from_uv() {
+  local uv=$uv_from
+  if [[ ${uv##*/} != uv ]]; then
+    uv=$root/.venv-uv/bin/uv
+    say "No Python for $stack is here: putting uv into .venv-uv with $uv_from."
+    { "$uv_from" -m venv --clear "$root/.venv-uv" &&
+      "$root/.venv-uv/bin/python" -m pip install uv==0.13.9
+    } >/dev/null 2>&1 </dev/null || die "'pip install uv' failed; connect to" \
+      "the internet, or install a Python 3.11, and run this script again"
+  fi
+  say 'Getting a Python 3.11 through uv.'
+  { "$uv" python install 3.11 >/dev/null 2>&1 </dev/null &&
+    python=$("$uv" python find --system 3.11)
+  } || die "'$uv python install 3.11' failed; run it to see why, or install a" \
+    "Python 3.11, and run this script again"
+  python_version=3.11
+}
+
 install() {
   local imports='import matplotlib, numpy, pytest' hint=''
-  find_python_for "$stack"
-  if [[ $python == uv ]]; then
-    say 'Getting a Python 3.11 through uv.'
-    uv python install 3.11 >&2 || die 'uv could not install a Python 3.11'
-    python=$(uv python find --system 3.11)
-  fi
+  find_python_for_stack
+  [[ -z $uv_from ]] || get_python_from_uv
   say "Installing .venv-$stack with $python; this takes about a minute."
   rm -rf "$venv"
   mkdir "$venv"
@@ -202,6 +226,7 @@ install() {
 
 python=''
 python_version=''
+uv_from=''
 without_venv=''
 (($# < 2)) || die "one environment at a time, not $*"
 case ${1:-} in
