@@ -14,7 +14,6 @@ to a division that rounded down. The same images and arguments give the same
 bytes, with any number of processes, and however often the run was stopped.
 """
 
-import os
 import sys
 
 import numpy as np
@@ -38,14 +37,7 @@ _RECORDS_VERSION = 2
 
 
 def build(args):
-  """Checks all that can be checked quickly, then writes everything.
-
-  Args:
-    args: the parsed command line.
-
-  Raises:
-    UserError, OSError: see the functions below.
-  """
+  """Checks all that can be checked quickly, then writes everything."""
   if not args.image_folder:
     imagenet_archives.check_begins_well(args.train_archive)
     imagenet_archives.check_begins_well(args.validation_archive)
@@ -99,10 +91,6 @@ def index_images(args):
     `(images, class_texts)`: a dict from split to `ImageIndex`, in record order;
     a list [classes] of str, or None for a class of which only the synset is
     known.
-
-  Raises:
-    UserError: see `index_imagenet` and `index_image_folder`; or an image has
-      no bytes, or images of ILSVRC2012 are missing.
   """
   names = (imagenet_archives.read_class_names(args.class_names)
            if args.class_names else imagenet_archives.imagenet_class_names())
@@ -155,121 +143,100 @@ def finish(args, folder, images, class_texts, entries):
 
   `entries`: a dict from each `Shard`, in order, to what `write_shard` returned.
   """
-  listed, num_images, class_counts, skipped = {}, {}, {}, {}
-  classes = images['train'].classes
+  classes = images['train'].classes  # The i-th has the label i + 1.
+  by_split = {key: {} for key in (
+      'num_images', 'class_counts', 'skipped_images', 'shards')}
   for split in SPLITS:
-    split_shards = [shard for shard in entries if shard.split == split]
-    split_entries = [entries[shard] for shard in split_shards]
-    names = [os.path.basename(shard.path) for shard in split_shards]
+    written = {shard: entry for shard, entry in entries.items()
+               if shard.split == split}
     labels = labels_in_reading_order(
-        images[split].label, split_shards, split_entries)
-    num_images[split] = len(labels)
-    class_counts[split] = np.bincount(
-        labels, minlength=len(classes) + 1).tolist()[1:]
-    skipped[split] = [
-        {'image': bad['image'], 'reason': bad['reason'], 'shard': name}
-        for name, entry in zip(names, split_entries)
-        for bad in entry['skipped']]
-    listed[split] = {
-        name: {key: entry[key] for key in ('bytes', 'records', 'sha256')}
-        for name, entry in zip(names, split_entries)}
+        images[split].label, written, written.values())
     folder.write_labels(split, labels)
-    for bad in skipped[split]:
+    by_split['num_images'][split] = len(labels)
+    by_split['class_counts'][split] = np.bincount(
+        labels, minlength=len(classes) + 1).tolist()[1:]
+    by_split['shards'][split] = {
+        shard.name: {key: entry[key] for key in ('bytes', 'records', 'sha256')}
+        for shard, entry in written.items()}
+    by_split['skipped_images'][split] = skipped = [
+        {'image': bad['image'], 'reason': bad['reason'], 'shard': shard.name}
+        for shard, entry in written.items() for bad in entry['skipped']]
+    for bad in skipped:
       say(f'{bad["image"]}: left out, not a whole image ({bad["reason"]})')
-    print_line(
-        f'{split}: {num_images[split]:,} images in {len(split_shards):,} '
-        f'shards, labels in {folder.labels_path(split)}')
-  num_skipped = sum(len(skipped[split]) for split in SPLITS)
+    print_line(f'{split}: {len(labels):,} images in {len(written):,} shards, '
+               f'labels in {folder.labels_path(split)}')
+  num_skipped = sum(map(len, by_split['skipped_images'].values()))
   if num_skipped:
     verb = ' is' if num_skipped == 1 else 's are'
     print_line(f'{num_skipped:,} bad image{verb} left out, listed in '
                f'{DATASET_FILE_NAME}')
-  # Class i of these lists has the label i + 1.
-  dataset = {
+  folder.write_dataset({
       'format_version': FORMAT_VERSION,
       'tool_version': TOOL_VERSION,
       'num_classes': len(classes) + 1,  # The background class is one.
       'synsets': classes,
-      'class_counts': class_counts,
-      'num_images': num_images,
       'num_shards': _num_shards(args),
       'shard_size_rule': args.shard_size_rule,
       'train_shuffle_seed': args.seed,
       'verified': 'full' if all(
           entry['decoded'] for entry in entries.values()) else 'structure',
-      'skipped_images': skipped,
-      'shards': listed,
-  }
-  if None not in class_texts:
-    dataset['class_names'] = class_texts
-  folder.write_dataset(dataset)
+      **by_split,
+      **({} if None in class_texts else {'class_names': class_texts})})
   print_line(f'{len(classes):,} classes and the background class; records '
              f'in {args.output_dir}')
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `UserError` where it is wrong."""
   parser = ArgumentParser(
       description='Packs ILSVRC2012, or any folder of images, into TFRecords. '
       'Images are read where they are: nothing is unpacked, changed or '
       'deleted. Give the same command again to go on after any stop.')
 
-  group = parser.add_argument_group('images')
-  group.add_argument(
-      '--train_archive', default='ILSVRC2012_img_train.tar', metavar='PATH',
+  add = parser.add_argument_group('images').add_argument
+  add('--train_archive', default='ILSVRC2012_img_train.tar', metavar='PATH',
       help='tar of one tar per synset, or a folder of what was unpacked from '
       'it (%(default)s)')
-  group.add_argument(
-      '--validation_archive', default='ILSVRC2012_img_val.tar', metavar='PATH',
+  add('--validation_archive', default='ILSVRC2012_img_val.tar', metavar='PATH',
       help='flat tar or folder, or a folder of one folder per synset '
       '(%(default)s)')
-  group.add_argument(
-      '--validation_labels', metavar='FILE',
+  add('--validation_labels', metavar='FILE',
       default='imagenet_2012_validation_synset_labels.txt',
       help='the synset of each validation image, by file name (%(default)s)')
-  group.add_argument(
-      '--class_names', metavar='FILE',
+  add('--class_names', metavar='FILE',
       help='what the synsets are called, such as "n01440764 tench" on a line '
       '(those of ImageNet)')
-  group.add_argument(
-      '--image_folder', metavar='DIR',
+  add('--image_folder', metavar='DIR',
       help='images of your own in place of all that, in DIR/train/CLASS/ and '
       'DIR/validation/CLASS/, or in DIR/CLASS/ with --validation_fraction; or '
       'tiny-imagenet-200 as it is')
-  group.add_argument(
-      '--validation_fraction', type=float, metavar='F',
+  add('--validation_fraction', type=float, metavar='F',
       help='the part of each class that becomes validation images')
-  group = parser.add_argument_group('records')
-  group.add_argument('--output_dir', default='tf_records', metavar='DIR',
-                     help='gets the records and dataset.json (%(default)s)')
-  group.add_argument('--labels_dir', metavar='DIR',
-                     help='gets the labels (the parent of --output_dir)')
-  group.add_argument('--train_shards', type=int, default=1024, metavar='N',
-                     help='number of training files (%(default)s)')
-  group.add_argument('--validation_shards', type=int, default=128, metavar='N',
-                     help='number of validation files (%(default)s)')
-  group.add_argument(
-      '--shard_size_rule', choices=SHARD_SIZE_RULES, default='ceiling',
+  add = parser.add_argument_group('records').add_argument
+  add('--output_dir', default='tf_records', metavar='DIR',
+      help='gets the records and dataset.json (%(default)s)')
+  add('--labels_dir', metavar='DIR',
+      help='gets the labels (the parent of --output_dir)')
+  add('--train_shards', type=int, default=1024, metavar='N',
+      help='number of training files (%(default)s)')
+  add('--validation_shards', type=int, default=128, metavar='N',
+      help='number of validation files (%(default)s)')
+  add('--shard_size_rule', choices=SHARD_SIZE_RULES, default='ceiling',
       help='published: as many images to a shard as in the records of the '
       'paper, which leaves out the last ones (%(default)s)')
-  group.add_argument(
-      '--seed', type=int, default=0, metavar='N',
+  add('--seed', type=int, default=0, metavar='N',
       help='of the order of the training images (%(default)s)')
-  group = parser.add_argument_group('work')
-  group.add_argument('--workers', type=int, metavar='N', default=num_cores(),
-                     help='number of processes (the cores: %(default)s)')
-  group.add_argument(
-      '--verify', choices=('structure', 'full'), default='structure',
+  add = parser.add_argument_group('work').add_argument
+  add('--workers', type=int, metavar='N', default=num_cores(),
+      help='number of processes (the cores: %(default)s)')
+  add('--verify', choices=('structure', 'full'), default='structure',
       help='full: every pixel is decoded too; shards of an earlier run that '
       'were not checked so are written again (%(default)s)')
-  group.add_argument('--check_md5', action='store_true',
-                     help='first compare the archives with the published MD5s')
-  group.add_argument(
-      '--skip_bad_images', action='store_true',
+  add('--check_md5', action='store_true',
+      help='first compare the archives with the published MD5s')
+  add('--skip_bad_images', action='store_true',
       help='leave images that are not whole out, and list them in '
       'dataset.json; otherwise the first one stops the run')
-  group.add_argument(
-      '--any_counts', action='store_true',
+  add('--any_counts', action='store_true',
       help='accept fewer or more images than ILSVRC2012 has of its synsets')
   args = parser.parse_args(arguments)
   check_range(args, 'train_shards', 1, 99999)  # Names have five digits.
@@ -285,7 +252,6 @@ def parse_arguments(arguments=None):
 
 
 def main(arguments=None):
-  """Runs the command line; returns its exit status."""
   return run_main(lambda: build(parse_arguments(arguments)))
 
 

@@ -48,15 +48,9 @@ class PreparedImage(typing.NamedTuple):
 def walk_images(folder, passed_over=None):
   """Paths of the images in a folder and all folders within it, sorted.
 
-  Images are told by their extensions. Hidden files and folders are left out.
-  Symbolic links are followed, but no folder is walked twice.
-
-  Args:
-    folder: str.
-    passed_over: a list; gets the paths of all other files.
-
-  Raises:
-    OSError: a folder cannot be read.
+  Images are told by their extensions; paths of other files go into the list
+  `passed_over`. Hidden files and folders are left out. Symbolic links are
+  followed, but no folder is walked twice.
   """
   def fail(error):
     raise error

@@ -48,11 +48,6 @@ def index_image_folder(folder, validation_fraction, seed):
   Returns:
     Two `ImageIndex`es, `(train, validation)`, sorted by class, then by name.
     Their classes are the sorted names of the training folders.
-
-  Raises:
-    UserError: the folder is not laid out as above, a class has no images, or
-      a class of the validation images is not one of the training images.
-    OSError: a folder cannot be read.
   """
   if validation_fraction is not None and not 0 < validation_fraction < 1:
     raise UserError(f'--validation_fraction {validation_fraction}: give a '
@@ -86,15 +81,14 @@ def index_image_folder(folder, validation_fraction, seed):
 
 def say_passed_over(paths):
   """Says which files are no images, if there are any."""
-  if not paths:
-    return
-  verb = ' is' if len(paths) == 1 else 's are'
   counts = collections.Counter(
       os.path.splitext(path)[1].lower() or 'no extension' for path in paths)
   extensions = ', '.join(f'{count:,} {extension}' for extension, count
                          in counts.most_common(5))
-  say(f'{len(paths):,} file{verb} passed over, as not named like a {KINDS} '
-      f'image ({extensions}); the first is {paths[0]}')
+  if paths:
+    verb = ' is' if len(paths) == 1 else 's are'
+    say(f'{len(paths):,} file{verb} passed over, as not named like a {KINDS} '
+        f'image ({extensions}); the first is {paths[0]}')
 
 
 def _split_folders(folder, validation_fraction):
@@ -104,19 +98,19 @@ def _split_folders(folder, validation_fraction):
                     'has a subfolder per class')
 
   def present(names):
-    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
-            if name.lower() in names and has_folders(
-                os.path.join(folder, name))]
+    found = [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+             if name.lower() in names and has_folders(
+                 os.path.join(folder, name))]
+    if len(found) > 1:
+      raise UserError(f'{found[0]} and {found[1]}: two folders of one split; '
+                      'remove one')
+    return found
 
   train = present(_TRAIN_NAMES)
   validation, test = map(present, _VALIDATION_NAMES)
   if validation and test:
     say(f'{test[0]}: not used, as {validation[0]} has the validation images')
   validation = validation or test
-  for paths in (train, validation):
-    if len(paths) > 1:
-      raise UserError(f'{paths[0]} and {paths[1]}: two folders of one split; '
-                      'remove one')
   there = train + validation
   if len(there) == 1:
     missing = 'train' if validation else 'validation'
@@ -200,18 +194,13 @@ def _annotated_images(path, classes, passed_over):
   folder = os.path.dirname(path)
   images = {os.path.basename(image.name): image for image in
             list_images(folder, _ANNOTATED_IMAGES, passed_over)}
-  by_class = {}
+  by_class = collections.defaultdict(list)
   for number, line in enumerate(read_lines(path), 1):
     name, synset = (line.split() + [''])[:2]
-    if synset not in classes:
-      raise UserError(f'{path} line {number:,}: {synset!r} is not the folder '
-                      'of a training class; get the data set again')
-    image = images.pop(os.fsencode(name), None)
-    if image is None:
-      raise UserError(f'{path} line {number:,}: no image {name} in '
-                      f'{os.path.join(folder, _ANNOTATED_IMAGES)}; get the '
-                      'data set again')
-    by_class.setdefault(synset, []).append(image)
+    if synset not in classes or os.fsencode(name) not in images:
+      raise UserError(f'{path} line {number:,}: {synset!r} is no training '
+                      f'class, or {name} no image; get the data set again')
+    by_class[synset].append(images.pop(os.fsencode(name)))
   if images:
     raise UserError(f'{path}: has no line for {os.fsdecode(min(images))} and '
                     f'{len(images) - 1:,} other images; get the data set again')
@@ -221,26 +210,19 @@ def _annotated_images(path, classes, passed_over):
 
 def read_lines(path):
   """The lines of a text file but the blank ones, stripped, with any line ends.
-
-  Raises:
-    UserError: it cannot be read, or is not text.
   """
   try:
     with open(path, encoding='utf-8-sig') as text:
       return [line.strip() for line in text if line.strip()]
-  except OSError as error:
-    raise UserError(f'{path}: cannot be read ({error.strerror})')
-  except UnicodeDecodeError:
-    raise UserError(f'{path}: not a text file in UTF-8')
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f'{path}: cannot be read as text in UTF-8 ({error})')
 
 
 def class_names(folder, passed_over):
   """The sorted names of the class folders in `folder`, a str.
 
-  Paths of other files go into the list `passed_over`, but for hidden ones.
-
-  Raises:
-    UserError: there are none, a name is not text, or an image is beside them.
+  Paths of other files go into the list `passed_over`, but for hidden ones. An
+  image among them is a `UserError`.
   """
   names, others = _entries(folder)
   for name in others:
@@ -266,10 +248,6 @@ def list_images(folder, subfolder, passed_over):
   Returns:
     A sorted list of `ImageFile`s, named by their paths within `folder`. Paths
     of other files go into the list `passed_over`, but for hidden ones.
-
-  Raises:
-    UserError: there are no images.
-    OSError: a file or folder cannot be read, such as a link to nowhere.
   """
   start = len(os.path.join(folder, ''))
   images = []

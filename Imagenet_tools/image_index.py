@@ -43,6 +43,10 @@ class IndexedImage(typing.NamedTuple):
   size: int       # Bytes.
   label: int      # Position of its class in `ImageIndex.classes`, plus 1.
 
+  @property
+  def path(self):
+    return os.path.join(self.container, self.name)
+
 
 class ImageIndex:
   """The images of one split, in record order.
@@ -61,7 +65,6 @@ class ImageIndex:
     self.container, self.offset, self.size, self.label = (
         table[column] for column in ('container', 'offset', 'size', 'label'))
     self._table = table
-    self._name_starts = table['name_start']
     self._names = names
 
   def __len__(self):
@@ -69,17 +72,13 @@ class ImageIndex:
 
   def __getitem__(self, i):
     """The i-th image as an `IndexedImage`; IndexError past the end."""
-    start = self._name_starts[i]
+    row = self._table[i]
+    start = row['name_start']
     name = self._names[start:self._names.index(b'\0', start)]
-    return IndexedImage(self.containers[self.container[i]],
-                        name.decode('utf-8', 'surrogateescape'),
-                        int(self.offset[i]), int(self.size[i]),
-                        int(self.label[i]))
-
-  def path(self, i):
-    """Container and name of the i-th image as one path, for messages."""
-    image = self[i]
-    return os.path.join(image.container, image.name)
+    return IndexedImage(
+        self.containers[row['container']],
+        name.decode('utf-8', 'surrogateescape'),
+        *(int(row[column]) for column in ('offset', 'size', 'label')))
 
   def take(self, order):
     """The images `order` (int [any number]) of this index, in that order."""
@@ -107,30 +106,14 @@ class ImageIndex:
     empty = np.flatnonzero(self.size == 0)
     if len(empty):
       raise UserError(
-          f'{self.path(empty[0])}: has no bytes ({len(empty):,} such images in '
-          'all); replace it or leave it out')
-
-  def read(self, i, opened_files):
-    """Reads the i-th image through an `OpenedFiles`; returns its bytes.
-
-    Raises:
-      UserError: the archive or the file is no longer what was indexed.
-      OSError: it cannot be read.
-    """
-    image = self[i]
-    data = opened_files.read(image)
-    if len(data) != image.size:
-      raise UserError(
-          f'{self.path(i)}: has {len(data):,} bytes where {image.size:,} were '
-          'indexed; did it change during the run?')
-    return data
+          f'{self[empty[0]].path}: has no bytes ({len(empty):,} such images '
+          'in all); replace it or leave it out')
 
 
 class IndexBuilder:
   """Collects images for an `ImageIndex`."""
 
   def __init__(self, classes):
-    """`classes`: list of str, sorted, each once."""
     self._classes = classes
     self._containers = []
     self._tables = [np.zeros(0, _COLUMNS)]
@@ -139,27 +122,21 @@ class IndexBuilder:
   def add_container(self, path, files, labels):
     """Adds images of an archive or a folder, in the order given.
 
-    Args:
-      path: str.
-      files: a list of `ImageFile`s.
-      labels: int, one for all; or a list with one for each.
+    `files` are a list of `ImageFile`s, and `labels` one int for all or a list.
     """
-    if not self._containers or self._containers[-1] != path:
+    if self._containers[-1:] != [path]:
       self._containers.append(path)
     table = np.zeros(len(files), _COLUMNS)
     table['container'] = len(self._containers) - 1
     table['label'] = labels
     for column in ('offset', 'size', 'modified_ns'):
       table[column] = [getattr(image, column) for image in files]
-    name_starts = []
-    for image in files:
-      name_starts.append(len(self._names))
+    for row, image in zip(table, files):
+      row['name_start'] = len(self._names)
       self._names += image.name + b'\0'
-    table['name_start'] = name_starts
     self._tables.append(table)
 
   def finish(self):
-    """Returns the `ImageIndex`; the builder is spent."""
     return ImageIndex(self._classes, self._containers,
                       np.concatenate(self._tables), self._names)
 
@@ -177,11 +154,21 @@ class OpenedFiles:
     self._is_folder = functools.lru_cache(None)(os.path.isdir)
 
   def read(self, image):
-    """The bytes of an `IndexedImage`: fewer, or one more, if it changed."""
+    """The bytes of an `IndexedImage`.
+
+    Raises:
+      UserError: the archive or the file is no longer what was indexed.
+      OSError: it cannot be read.
+    """
     opened = self._file_of(image)
     opened.seek(image.offset)
     # One more byte shows if a file of its own grew.
-    return opened.read(image.size + self._is_folder(image.container))
+    data = opened.read(image.size + self._is_folder(image.container))
+    if len(data) != image.size:
+      raise UserError(
+          f'{image.path}: has {len(data):,} bytes where {image.size:,} were '
+          'indexed; did it change during the run?')
+    return data
 
   def ask_for(self, image):
     """Has the system read an `IndexedImage` into memory in the background."""

@@ -7,11 +7,11 @@ separate list, or as one folder per synset. In every form the same images get
 the same order and labels. Nothing is unpacked and nothing is written.
 """
 
+import functools
 import hashlib
 import os
 import posixpath
 import tarfile
-import typing
 
 import numpy as np
 
@@ -38,15 +38,6 @@ _BLOCK_BYTES = 512
 _MAX_PADDING_BYTES = 2**20
 
 
-class _SynsetTar(typing.NamedTuple):
-  """A synset's tar within a file on disk, which is `container`."""
-  synset: str
-  container: str
-  name: str      # Its path in the container; '' if it is the container.
-  offset: int    # Of its first byte in the container.
-  size: int      # Bytes.
-
-
 def index_imagenet(train_path, validation_path, labels_path):
   """Lists the images of both splits, the quickest checks first.
 
@@ -60,31 +51,21 @@ def index_imagenet(train_path, validation_path, labels_path):
     Two `ImageIndex`es, `(train, validation)`, whose classes are the synsets of
     the training images: the former sorted by synset, then by name; the latter
     by file name.
-
-  Raises:
-    UserError: an archive is damaged or not laid out as above, a synset has no
-      images, labels and images differ in number, or a label is not a synset of
-      the training images.
-    OSError: a file or folder cannot be read.
   """
   passed_over = []
-  synset_tars = _list_synset_tars(train_path)
-  synsets = ([synset_tar.synset for synset_tar in synset_tars]
-             or image_folder.class_names(train_path, passed_over))
+  sources = _list_synset_tars(train_path) or [
+      (synset, train_path, functools.partial(
+          image_folder.list_images, train_path, synset, passed_over))
+      for synset in image_folder.class_names(train_path, passed_over)]
+  synsets = [synset for synset, _, _ in sources]
   # The training images come last: on a hard disk their 1.3 million headers
   # take minutes.
   validation = _index_validation(
       validation_path, labels_path, train_path, synsets, passed_over)
   train = IndexBuilder(synsets)
   progress = Progress('index', len(synsets), 'synsets')
-  for label, synset in enumerate(synsets, 1):
-    if synset_tars:
-      container = synset_tars[label - 1].container
-      images = _list_synset_tar(synset_tars[label - 1])
-    else:
-      container = train_path
-      images = image_folder.list_images(train_path, synset, passed_over)
-    train.add_container(container, images, label)
+  for label, (_, container, list_images) in enumerate(sources, 1):
+    train.add_container(container, list_images(), label)
     progress.update(label)
   image_folder.say_passed_over(passed_over)
   return train.finish(), validation
@@ -92,56 +73,42 @@ def index_imagenet(train_path, validation_path, labels_path):
 
 def _index_validation(path, labels_path, train_path, synsets, passed_over):
   """The `ImageIndex` of the validation images."""
-  label_of = {synset: label for label, synset in enumerate(synsets, 1)}
-  validation = IndexBuilder(synsets)
   if os.path.isdir(path) and image_folder.has_folders(path):
-    images = []
-    for synset in image_folder.class_names(path, passed_over):
-      if synset not in label_of:
-        raise UserError(f'{os.path.join(path, synset)}: not one of the '
-                        f'{len(synsets):,} synsets of {train_path}; remove it')
-      images += [(image, label_of[synset]) for image in
-                 image_folder.list_images(path, synset, passed_over)]
+    pairs = [(image, synset, os.path.join(path, synset))
+             for synset in image_folder.class_names(path, passed_over)
+             for image in image_folder.list_images(path, synset, passed_over)]
     # In the order of the flat archive, where folders do not count.
-    images.sort(key=lambda pair: (os.path.basename(pair[0].name), pair))
-    validation.add_container(path, [image for image, _ in images],
-                             [label for _, label in images])
-    return validation.finish()
-
-  labels = image_folder.read_lines(labels_path)
-  if os.path.isdir(path):
-    images = image_folder.list_images(path, '', passed_over)
+    pairs.sort(key=lambda pair: (os.path.basename(pair[0].name), pair))
   else:
-    images = list_tar(path, 0, os.path.getsize(path), path)
-    if not images:
-      raise UserError(f'{path}: holds no images; get it again')
-  if len(labels) != len(images):
-    raise UserError(
-        f'{labels_path}: has {len(labels):,} labels, but {path} holds '
-        f'{len(images):,} images; use the labels that belong to the archive')
-  for line_number, synset in enumerate(labels, 1):
-    if synset not in label_of:
+    labels = image_folder.read_lines(labels_path)
+    images = (image_folder.list_images(path, '', passed_over)
+              if os.path.isdir(path) else list_tar(path))
+    if len(labels) != len(images):
       raise UserError(
-          f'{labels_path} line {line_number:,}: {synset!r} is not among the '
-          f'{len(synsets):,} synsets of {train_path}; use labels and images '
-          'that belong together')
-  validation.add_container(path, images, [label_of[label] for label in labels])
+          f'{labels_path}: has {len(labels):,} labels, but {path} holds '
+          f'{len(images):,} images; use the labels that belong to the archive')
+    pairs = [(image, label, f'{labels_path} line {number:,}: {label!r}')
+             for number, (image, label) in enumerate(zip(images, labels), 1)]
+  label_of = {synset: label for label, synset in enumerate(synsets, 1)}
+  for _, synset, where in pairs:
+    if synset not in label_of:
+      raise UserError(f'{where}: not one of the {len(synsets):,} synsets of '
+                      f'{train_path}; use images and labels that belong '
+                      'together')
+  validation = IndexBuilder(synsets)
+  validation.add_container(path, [image for image, _, _ in pairs],
+                           [label_of[synset] for _, synset, _ in pairs])
   return validation.finish()
 
 
 def imagenet_class_names():
-  """ImageNet's 1000 synsets: a dict from synset to what it is called."""
+  """Of ImageNet's 1000 synsets; as `read_class_names`."""
   folder = os.path.dirname(os.path.abspath(__file__))
   return read_class_names(os.path.join(folder, 'imagenet_class_names.txt'))
 
 
 def read_class_names(path):
-  """A dict from synset to what it is called; a line for each.
-
-  Raises:
-    UserError: the file cannot be read, or a line is not a synset, a blank or
-      tab and a name.
-  """
+  """A dict from synset to what it is called; a line for each."""
   lines = [line.split(None, 1) for line in image_folder.read_lines(path)]
   for number, parts in enumerate(lines, 1):
     if len(parts) != 2:
@@ -151,49 +118,45 @@ def read_class_names(path):
 
 
 def _list_synset_tars(path):
-  """The `_SynsetTar`s of a tar or a folder, sorted; none if it has no tars."""
-  synset_tars = []
+  """The synsets' tars in a tar or a folder, sorted; none if there are none.
+
+  Returns:
+    A list of `(synset, container, list_images)`: the path of the file on disk
+    that holds the synset's tar, and a function that gives its `ImageFile`s.
+  """
+  found = []
   if os.path.isdir(path):
     for name in os.listdir(path):
       if name.endswith('.tar') and not name.startswith('.'):
-        tar_path = os.path.join(path, name)
-        synset_tars.append(
-            _SynsetTar(name[:-4], tar_path, '', 0, os.path.getsize(tar_path)))
-    if synset_tars and image_folder.has_folders(path):
+        tar = os.path.join(path, name)
+        found.append((name[:-4], tar, functools.partial(list_tar, tar)))
+    if found and image_folder.has_folders(path):
       raise UserError(f'{path}: holds tars and folders; keep one kind')
   else:
-    files = list_tar(path, 0, os.path.getsize(path), path)
-    if not files:
-      raise UserError(f'{path}: holds no files; one tar per synset is '
-                      'expected, such as n01440764.tar')
-    for member in files:
+    for member in list_tar(path):
       name = member.name.decode('utf-8', 'surrogateescape')
       synset, extension = os.path.splitext(posixpath.basename(name))
       if extension != '.tar':
         raise UserError(
             f'{path}/{name}: not a tar; the training archive holds one tar per '
             'synset, such as n01440764.tar')
-      synset_tars.append(
-          _SynsetTar(synset, path, name, member.offset, member.size))
-  return sorted(synset_tars)
+      found.append((synset, path, functools.partial(
+          _list_inner_tar, path, member, f'{path}/{name}')))
+  return sorted(found, key=lambda source: source[:2])
 
 
-def _list_synset_tar(tar):
-  """The `ImageFile`s of a `_SynsetTar`, named and placed in its container."""
-  path = os.path.join(tar.container, tar.name) if tar.name else tar.container
-  files = list_tar(tar.container, tar.offset, tar.offset + tar.size, path)
-  if not files:
-    raise UserError(f'{path}: holds no images; get the archive again, or '
-                    'leave that synset out')
-  folder = os.path.join(tar.name.encode('utf-8', 'surrogateescape'), b'')
-  return [image._replace(name=folder + image.name) for image in files]
+def _list_inner_tar(path, member, tar_name):
+  """The `ImageFile`s of a tar that is a file of the tar `path`."""
+  return [image._replace(name=member.name + b'/' + image.name)
+          for image in list_tar(path, member.offset,
+                                member.offset + member.size, tar_name)]
 
 
-def list_tar(path, start, stop, tar_name):
+def list_tar(path, start=0, stop=None, tar_name=None):
   """Lists the regular files of an uncompressed tar; folders are passed over.
 
-  The tar is from byte `start` to `stop` of the file `path`; messages call it
-  `tar_name`.
+  The tar is the file `path`, or in it from byte `start` to `stop`; messages
+  then call it `tar_name`.
 
   Returns:
     A list of `ImageFile`s, sorted by name. Names are free of './' and '//';
@@ -201,12 +164,13 @@ def list_tar(path, start, stop, tar_name):
     of one name counts.
 
   Raises:
-    UserError: not a tar, a damaged or incomplete one, or one with links.
+    UserError: not a tar, a damaged, incomplete or empty one, or one with links.
   """
-  files = {}
+  files, tar_name = {}, tar_name or path
   with open(path, 'rb') as disk_file:
-    modified_ns = os.fstat(disk_file.fileno()).st_mtime_ns
-    for member in _members(disk_file, start, stop, tar_name):
+    status = os.fstat(disk_file.fileno())
+    for member in _members(
+        disk_file, start, status.st_size if stop is None else stop, tar_name):
       if member.isdir():
         continue
       if not member.isreg() or member.issparse():
@@ -217,7 +181,9 @@ def list_tar(path, start, stop, tar_name):
                       if part not in ('', '.'))
       name = name.encode('utf-8', 'surrogateescape')
       files[name] = ImageFile(
-          name, member.offset_data, member.size, modified_ns)
+          name, member.offset_data, member.size, status.st_mtime_ns)
+  if not files:
+    raise UserError(f'{tar_name}: holds no files; get it again')
   return sorted(files.values())
 
 
@@ -267,18 +233,10 @@ def _members(disk_file, start, stop, tar_name):
 
 
 def check_md5(paths):
-  """Compares the archives of ILSVRC2012 with their published checksums.
-
-  Raises:
-    UserError: one differs, is a folder, or has no published checksum.
-    OSError: one cannot be read.
-  """
+  """Compares the archives of ILSVRC2012 with their published checksums."""
   for path in paths:
-    if os.path.isdir(path):
-      raise UserError(f'--check_md5: {path} is a folder, and the checksums '
-                      'are of the archives; leave the flag out')
-    if os.path.basename(path) not in _MD5_BY_FILE_NAME:
-      known = ', '.join(sorted(_MD5_BY_FILE_NAME))
+    if os.path.isdir(path) or os.path.basename(path) not in _MD5_BY_FILE_NAME:
+      known = ' and '.join(_MD5_BY_FILE_NAME)
       raise UserError(f'--check_md5: no checksum is known for {path}, only '
                       f'for {known}; leave the flag out')
   progress = Progress('MD5', sum(map(os.path.getsize, paths)), 'bytes')
@@ -299,8 +257,7 @@ def check_md5(paths):
 def check_counts(images):
   """Raises `UserError` unless ILSVRC2012's synsets have all their images.
 
-  Other synsets may have any number. `images`: a dict from split to
-  `ImageIndex`.
+  Other synsets may have any number. `images` are `ImageIndex`es by split.
   """
   classes = images['train'].classes
   if classes != sorted(imagenet_class_names()):
@@ -311,10 +268,8 @@ def check_counts(images):
     wrong = np.flatnonzero((counts < fewest) | (counts > most))
     if counts.sum() == total and not len(wrong):
       continue
-    example = ''
-    if len(wrong):
-      example = (f'; {classes[wrong[0]]} has {counts[wrong[0]]:,}, where '
-                 f'{fewest:,} to {most:,} are right')
+    example = ''.join(f'; {classes[i]} has {counts[i]:,}, where {fewest:,} to '
+                      f'{most:,} are right' for i in wrong[:1])
     raise UserError(
         f'the 1,000 synsets are those of ILSVRC2012, which has {total:,} '
         f'{split} images, but here are {counts.sum():,}{example}; complete '

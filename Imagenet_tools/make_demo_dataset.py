@@ -59,36 +59,32 @@ def _bars(wave_height):
   return bars
 
 
+def _box(x, y):
+  return [(-x, -y), (x, -y), (x, y), (-x, y)]
+
+
 # Polygons and holes of each class, about the unit circle, y pointing down.
-SHAPES = (
-    ([_regular(48)], []),
-    ([_regular(48)], [_regular(48, (0.5,))]),
-    ([_regular(3)], []),
-    ([[(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]], []),
-    ([_regular(5)], []),
-    ([_regular(10, (1., 0.42))], []),
-    ([_regular(12, (1., 0.5))], []),
-    ([[(-0.95, -0.28), (0.95, -0.28), (0.95, 0.28), (-0.95, 0.28)],
-      [(-0.28, -0.95), (0.28, -0.95), (0.28, 0.95), (-0.28, 0.95)]], []),
-    (_bars(0.), []),
-    (_bars(0.13), []),
-)
-SHAPE_NAMES = ('disc', 'ring', 'triangle', 'square', 'pentagon',
-               'five-pointed star', 'six-pointed star', 'cross',
-               'straight bars', 'wavy bars')
+SHAPES = {
+    'disc': ([_regular(48)], []),
+    'ring': ([_regular(48)], [_regular(48, (0.5,))]),
+    'triangle': ([_regular(3)], []),
+    'square': ([_box(0.8, 0.8)], []),
+    'pentagon': ([_regular(5)], []),
+    'five-pointed star': ([_regular(10, (1., 0.42))], []),
+    'six-pointed star': ([_regular(12, (1., 0.5))], []),
+    'cross': ([_box(0.95, 0.28), _box(0.28, 0.95)], []),
+    'straight bars': (_bars(0.), []),
+    'wavy bars': (_bars(0.13), []),
+}
+SHAPE_NAMES = list(SHAPES)
 
 
 def draw_image(class_index, difficulty, rng, typical_pixels=80):
-  """Draws one image.
+  """Draws an image of the class `SHAPE_NAMES[class_index]`.
 
-  Args:
-    class_index: index into `SHAPES`.
-    difficulty: 0 (obvious) to 1 (for a careful eye).
-    rng: a `numpy.random.RandomState`, drawn from.
-    typical_pixels: typical side; sides vary by 15 % about it.
-
-  Returns:
-    uint8 [height, width, 3], RGB.
+  `difficulty` is from 0 (obvious) to 1 (for a careful eye), `rng` a
+  `numpy.random.RandomState`; sides vary by 15 % about `typical_pixels`. Returns
+  uint8 [height, width, 3], RGB.
   """
   width, height = size = tuple(
       int(typical_pixels * side) for side in rng.uniform(0.85, 1.15, 2))
@@ -143,11 +139,7 @@ def _draw_clutter(draw, size, background, contrast, rng):
 
 
 def _field_mask(class_index, difficulty, size, rng):
-  """A field of shapes as an 8-bit mask of `size` (width, height) pixels.
-
-  The harder, the smaller, the more squeezed and turned, and the more of them
-  are strangers.
-  """
+  """A field of shapes as an 8-bit mask of `size` (width, height) pixels."""
   mask = Image.new('L', tuple(_OVERSAMPLING * side for side in size))
   draw = ImageDraw.Draw(mask)
   radius = min(size) * rng.uniform(0.9, 1.1) * _between(0.19, 0.13, difficulty)
@@ -160,7 +152,8 @@ def _field_mask(class_index, difficulty, size, rng):
       angle = rng.uniform(-1, 1) * _between(0.1, 0.8, difficulty)
       squeeze = 1 - rng.uniform(0, 0.3) * difficulty
       shift_x, shift_y = rng.uniform(-0.15, 0.15, 2) * radius
-      _draw_shape(draw, SHAPES[stranger if is_stranger else class_index],
+      shape = SHAPE_NAMES[stranger if is_stranger else class_index]
+      _draw_shape(draw, SHAPES[shape],
                   (x + shift_x, y + shift_y), radius, angle, squeeze)
   return mask.resize(size, Image.BOX)
 
@@ -179,10 +172,8 @@ def _draw_shape(draw, shape, centre, radius, angle, squeeze):
 def _draw_file(class_index, rng, typical_pixels, mode='RGB', kind='JPEG'):
   """An image file of random difficulty, as bytes."""
   pixels = draw_image(class_index, rng.uniform()**1.5, rng, typical_pixels)
-  image, encoded = Image.fromarray(pixels), io.BytesIO()
-  if mode != 'RGB':
-    image = image.convert(mode)
-  image.save(encoded, kind, quality=90)
+  encoded = io.BytesIO()
+  Image.fromarray(pixels).convert(mode).save(encoded, kind, quality=90)
   return encoded.getvalue()
 
 
@@ -207,17 +198,16 @@ def _synset(class_index):
 
 def train_archive(num_images, typical_pixels, rng):
   """A tar (bytes) of one tar per class; the classes take turns."""
-  members = [[] for _ in SHAPES]
+  files = []
   for index in range(num_images):
     class_index = index % len(SHAPES)
     mode = ('CMYK' if index % _CMYK_PERIOD == 7 else
             'L' if index % _GREY_PERIOD == 3 else 'RGB')
-    members[class_index].append((
-        f'{_synset(class_index)}_{index}.JPEG',
-        _draw_file(class_index, rng, typical_pixels, mode,
-                   'PNG' if index == 5 else 'JPEG')))
-  return _tar((f'{_synset(class_index)}.tar', _tar(files))
-              for class_index, files in enumerate(members))
+    files.append((f'{_synset(class_index)}_{index}.JPEG', _draw_file(
+        class_index, rng, typical_pixels, mode,
+        'PNG' if index == 5 else 'JPEG')))
+  return _tar((f'{_synset(i)}.tar', _tar(files[i::len(SHAPES)]))
+              for i in range(len(SHAPES)))
 
 
 def validation_archive(num_images, typical_pixels, rng):
@@ -234,19 +224,8 @@ def validation_archive(num_images, typical_pixels, rng):
   return archive, ''.join(f'{_synset(i)}\n' for i in classes).encode()
 
 
-def names_file():
-  """What the classes are called (bytes), as for ImageNet's synsets."""
-  return ''.join(f'{_synset(i)} {name}\n'
-                 for i, name in enumerate(SHAPE_NAMES)).encode()
-
-
 def make_dataset(args):
-  """Writes the four files of the parsed command line `args`.
-
-  Raises:
-    UserError: one of them exists.
-    OSError: the folder cannot be written.
-  """
+  """Writes the four files; a `UserError` if one of them exists."""
   paths = [os.path.join(args.output_dir, name) for name in (
       TRAIN_ARCHIVE, NAMES_FILE, VALIDATION_ARCHIVE, LABELS_FILE)]
   for path in paths:
@@ -260,7 +239,8 @@ def make_dataset(args):
       np.random.RandomState([args.seed, split]) for split in range(2))
   contents = (
       train_archive(args.train_images, args.image_pixels, train_rng),
-      names_file(),
+      ''.join(f'{_synset(i)} {name}\n'
+              for i, name in enumerate(SHAPES)).encode(),
       *validation_archive(
           args.validation_images, args.image_pixels, validation_rng))
   for path, content in zip(paths, contents):
@@ -271,7 +251,6 @@ def make_dataset(args):
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `UserError` where it is wrong."""
   parser = ArgumentParser(
       description='Draws a small data set of shapes, packed as ILSVRC2012 is.')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
@@ -292,7 +271,6 @@ def parse_arguments(arguments=None):
 
 
 def main(arguments=None):
-  """Runs the command line; returns its exit status."""
   return run_main(lambda: make_dataset(parse_arguments(arguments)))
 
 

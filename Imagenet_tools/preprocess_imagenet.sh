@@ -70,11 +70,9 @@ tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 builder="$tools/build_imagenet_tfrecords.py"
 [[ -f "$builder" ]] || fail \
   "$builder: no such file; copy Imagenet_tools/* there"
-command -v "$python" >/dev/null || fail \
-  "$python: no such program; set PYTHON to one that has NumPy and Pillow"
 "$python" -c 'import numpy, PIL, google_crc32c' 2>/dev/null || fail \
-  "$python lacks NumPy, Pillow or google-crc32c; install requirements.txt or \
-set PYTHON"
+  "$python: no Python with NumPy, Pillow and google-crc32c; install \
+requirements.txt or set PYTHON"
 
 exec "$python" "$builder" \
   --train_archive "$train_archive" \

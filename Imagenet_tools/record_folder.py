@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 
 import numpy as np
 
@@ -63,9 +64,7 @@ class RecordFolder:
                    *map(self.split_dir, SPLITS)):
       with explain_error(folder, 'name another --output_dir or --labels_dir'):
         os.makedirs(folder, exist_ok=True)
-      if not os.access(folder, os.W_OK):
-        raise UserError(f'{folder}: cannot be written; name another '
-                        '--output_dir or --labels_dir')
+        tempfile.TemporaryFile(dir=folder).close()
     for split in SPLITS:
       _check_replaceable(self.labels_path(split))
 
@@ -88,11 +87,8 @@ class RecordFolder:
     """
     if not os.path.exists(self._settings_path):
       return
-    with explain_content(self._settings_path, f'remove {self.output_dir}'):
-      with open(self._settings_path, encoding='utf-8') as stream:
-        earlier = json.load(stream)
-      different = [key for key in settings
-                   if earlier.get(key) != settings[key]]
+    earlier = self._read(self._settings_path)
+    different = [key for key in settings if earlier.get(key) != settings[key]]
     if different:
       raise UserError(
           f'{self.output_dir}: holds records of another build (of other '
@@ -108,7 +104,7 @@ class RecordFolder:
                   *map(self.labels_path, SPLITS)):
       for path in glob.glob(f'{glob.escape(start)}*{UNFINISHED_SUFFIX}'):
         os.remove(path)
-    self._write(self._settings_path, _as_json(settings))
+    self._write_json(self._settings_path, settings)
     if os.path.exists(self._dataset_path):
       os.remove(self._dataset_path)
 
@@ -117,15 +113,13 @@ class RecordFolder:
     note = self._note_path(shard_path)
     if not (os.path.exists(shard_path) and os.path.exists(note)):
       return None
-    with explain_content(note, f'remove {self.output_dir}'):
-      with open(note, encoding='utf-8') as stream:
-        entry = json.load(stream)
-      is_whole = os.path.getsize(shard_path) == entry['bytes']
+    entry = self._read(note)
+    is_whole = os.path.getsize(shard_path) == entry['bytes']
     return entry if is_whole else None
 
   def finish_shard(self, shard_path, entry):
     """Notes what a written shard holds (a dict), and gives it its name."""
-    self._write(self._note_path(shard_path), _as_json(entry))
+    self._write_json(self._note_path(shard_path), entry)
     with explain_error(shard_path, _NO_SPACE):
       give_name(unfinished_path(shard_path), shard_path)
     # The next shard gets the memory of this one, and the archives keep theirs.
@@ -160,24 +154,27 @@ class RecordFolder:
 
   def write_dataset(self, content):
     """Writes dataset.json, which says that the records are complete."""
-    self._write(self._dataset_path, _as_json(content))
+    self._write_json(self._dataset_path, content)
+
+  def _read(self, path):
+    with explain_content(path, f'remove {self.output_dir}'), open(
+        path, encoding='utf-8') as stream:
+      return dict(json.load(stream))
+
+  def _write_json(self, path, content):
+    self._write(path, (json.dumps(content, indent=1, sort_keys=True) +
+                       '\n').encode())
 
   def _write(self, path, content):
     with explain_error(path, _NO_SPACE):
       write_atomically(path, content)
 
 
-def _as_json(content):
-  return (json.dumps(content, indent=1, sort_keys=True) + '\n').encode()
-
-
 def _check_replaceable(path):
   """Refuses to overwrite published labels, which are a pickle named .npy."""
-  labels = None
-  if os.path.isfile(path):
-    with contextlib.suppress(Exception):  # Whatever its header makes it raise.
-      labels = np.load(path, mmap_mode='r', allow_pickle=False)
-  if os.path.lexists(path) and (
-      getattr(labels, 'dtype', None) != np.int32 or labels.ndim != 1):
-    raise UserError(f'{path}: not a label file of this program; move it away '
-                    'or name another --labels_dir')
+  if os.path.exists(path):
+    magic = np.lib.format.MAGIC_PREFIX
+    with open(path, 'rb') as stream:
+      if stream.read(len(magic)) != magic:
+        raise UserError(f'{path}: not a label file of this program; move it '
+                        'away or name another --labels_dir')

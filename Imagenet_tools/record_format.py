@@ -15,6 +15,7 @@ import struct
 import google_crc32c
 
 from shared_dataset import FRAME_BYTES, FRAME_HEADER_BYTES
+from shared_files import explain_error
 from shared_terminal import UserError
 
 _LENGTH = struct.Struct('<Q')
@@ -59,42 +60,35 @@ def write_record(record_file, *pieces):
 def read_records(path, digest):
   """Yields `(record, crc)` of a TFRecord file: bytes, and the masked CRC.
 
-  Args:
-    path: of the file.
-    digest: of hashlib; is updated with all that is read.
-
-  Raises:
-    UserError: the file cannot be read, or a record is cut short or has
-      another CRC; names the record.
+  `digest`, of hashlib, is updated with all that is read. A record that is cut
+  short or has another CRC is a `UserError`.
   """
   number = offset = 0
-  try:
-    with open(path, 'rb') as record_file:
-      size = os.fstat(record_file.fileno()).st_size
-      while offset < size:
-        header = record_file.read(FRAME_HEADER_BYTES)
-        length = header[:_LENGTH.size]
-        if header[_LENGTH.size:] != _CRC.pack(masked_crc(length)):
-          break
-        num_bytes, = _LENGTH.unpack(length)
-        end = offset + FRAME_BYTES + num_bytes
-        if end > size:  # Before so many bytes are asked for.
-          break
-        record = record_file.read(num_bytes)
-        stated_crc = record_file.read(_CRC.size)
-        crc = masked_crc(record)
-        if stated_crc != _CRC.pack(crc):
-          break
-        for piece in (header, record, stated_crc):
-          digest.update(piece)
-        yield record, crc
-        number, offset = number + 1, end
-  except OSError as error:
-    raise UserError(f'{path}: cannot be read ({error.strerror})')
+  with explain_error(path, 'build or copy it again', 'read'), open(
+      path, 'rb') as record_file:
+    size = os.path.getsize(path)
+    while offset < size:
+      header = record_file.read(FRAME_HEADER_BYTES)
+      length = header[:_LENGTH.size]
+      if header[_LENGTH.size:] != _CRC.pack(masked_crc(length)):
+        break
+      num_bytes, = _LENGTH.unpack(length)
+      end = offset + FRAME_BYTES + num_bytes
+      if end > size:  # Before so many bytes are asked for.
+        break
+      record, stated_crc = record_file.read(num_bytes), record_file.read(
+          _CRC.size)
+      crc = masked_crc(record)
+      if stated_crc != _CRC.pack(crc):
+        break
+      for piece in (header, record, stated_crc):
+        digest.update(piece)
+      yield record, crc
+      number, offset = number + 1, end
   if offset < size:
     raise UserError(
         f'{path}: truncated or corrupt at record {number:,} (byte {offset:,} '
-        f'of {os.path.getsize(path):,}); build or copy this shard again')
+        f'of {size:,}); build or copy this shard again')
 
 
 def _tag(field, wire_type=_LENGTH_DELIMITED):
@@ -159,11 +153,8 @@ def _before_value(name, kind, value_bytes):
 def parse_example(record):
   """Reads a serialized `tf.train.Example` (bytes), whoever wrote it.
 
-  Returns:
-    A dict from names to lists of int or of memoryview; floats are left out.
-
-  Raises:
-    ValueError: it is not an Example.
+  Returns a dict from names to lists of int or of memoryview, without floats;
+  raises ValueError if it is not an Example.
   """
   features = {}
   try:
@@ -192,8 +183,7 @@ def _feature_values(feature):
 
 
 def _fields(message):
-  """Yields `(number, value)` of a message's fields, values int or memoryview.
-  """
+  """Yields the `(number, value)` of each field, value int or memoryview."""
   position = 0
   while position < len(message):
     key, position = _read_varint(message, position)

@@ -38,14 +38,17 @@ class Shard(typing.NamedTuple):
   first: int  # Its first image, as a position in the index of its split.
   stop: int   # The position behind its last image.
 
+  @property
+  def name(self):
+    return os.path.basename(self.path)
+
 
 def images_per_shard(num_images, num_shards, rule='ceiling'):
   """The shard rule: how many images each shard takes, as a list of int.
 
-  'ceiling': every shard takes `num_images / num_shards`, rounded up, while
-  there are images; the last ones may be shorter or empty. 'published': rounded
-  down, as in the records of the paper's repository; the last images, fewer
-  than there are shards, are left out.
+  'ceiling': `num_images / num_shards`, rounded up, while there are images.
+  'published': rounded down, as in the records of the paper's repository; the
+  last images are left out.
 
   Example: 10 images in 4 shards are [3, 3, 3, 1], or published [2, 2, 2, 2].
   """
@@ -76,29 +79,20 @@ def reading_order(shard_sizes, cycle_length=INTERLEAVED_SHARDS):
   Example: shards of 3, 1 and 2 images, two places: images 0, 3, 1, 2, 4, 5.
   Image 2 follows 1 since the second place finds its shard at the end there.
 
-  Args:
-    shard_sizes: images in each shard, in name order; zeros are allowed.
-    cycle_length: number of places.
-
   Returns:
     int64 [images]. Row r of an evaluation pass is image `result[r]`, counted
     through all shards in name order.
   """
   starts = np.cumsum([0] + list(shard_sizes)).tolist()
-  waiting = collections.deque(
-      iter(range(start, stop)) for start, stop in zip(starts, starts[1:]))
-  places = [None] * cycle_length
-  order = []
-  while waiting or any(place is not None for place in places):
-    for turn in range(cycle_length):
-      if places[turn] is None and waiting:
-        places[turn] = waiting.popleft()
-      if places[turn] is None:
-        continue
-      image = next(places[turn], None)
-      if image is None:
-        places[turn] = None
-      else:
+  waiting = collections.deque(map(iter, map(range, starts, starts[1:])))
+  places, order = [None] * cycle_length, []
+  while waiting or any(places):
+    for turn, place in enumerate(places):
+      if place is None and waiting:
+        place = waiting.popleft()
+      image = place and next(place, None)
+      places[turn] = None if image is None else place
+      if image is not None:
         order.append(image)
   return np.array(order, np.int64)
 
@@ -106,10 +100,8 @@ def reading_order(shard_sizes, cycle_length=INTERLEAVED_SHARDS):
 def labels_in_reading_order(labels, shards, entries):
   """The labels of what the shards of one split hold, int32 [records].
 
-  Args:
-    labels: int32 [images] of the split, in record order.
-    shards: its `Shard`s.
-    entries: what `write_shard` returned for each of them.
+  `labels` are int32 [images] of the split, in record order; `entries` what
+  `write_shard` returned for each of its `shards`.
   """
   # One shard after the other, with the images that were skipped left out.
   in_shards = [
@@ -128,8 +120,7 @@ def write_shard(shard, images, class_texts, is_decoding, is_skipping):
     images: `ImageIndex` of its split, in record order.
     class_texts: list [classes] of str, for image/class/text, or None for a
       class of which only the synset is known.
-    is_decoding: whether every pixel of every image is decoded, to see that it
-      can be.
+    is_decoding: whether every pixel is decoded, to see that it can be.
     is_skipping: whether bad images are left out; otherwise they are errors.
 
   Returns:
@@ -137,9 +128,6 @@ def write_shard(shard, images, class_texts, is_decoding, is_skipping):
     'decoded', whether every image was; 'skipped', for each image left out a
     dict of its 'position' in the shard as planned, its name as 'image', and
     the 'reason'.
-
-  Raises:
-    UserError: an image cannot be read, or the shard cannot be written.
   """
   crcs, skipped = [], []
   unfinished = unfinished_path(shard.path)
@@ -151,21 +139,21 @@ def write_shard(shard, images, class_texts, is_decoding, is_skipping):
         # At the start the first ones, and always those behind them.
         _read_ahead(images, i if i == shard.first else i + _IMAGES_AHEAD,
                     min(i + 2 * _IMAGES_AHEAD, shard.stop), opened_files)
+      image = images[i]
+      with explain_error(image.path, 'check its permissions', 'read'):
+        data = opened_files.read(image)
       try:
-        prepared = prepare_image(images.read(i, opened_files), is_decoding)
-      except OSError as error:
-        raise UserError(
-            f'{images.path(i)}: cannot be read ({error.strerror})')
+        prepared = prepare_image(data, is_decoding)
       except ValueError as error:
         if not is_skipping:
           raise UserError(
-              f'{images.path(i)}: not a whole image ({error}); replace it, or '
+              f'{image.path}: not a whole image ({error}); replace it, or '
               'leave it out with --skip_bad_images')
         skipped.append({'position': i - shard.first,
-                        'image': images[i].name, 'reason': str(error)})
+                        'image': image.name, 'reason': str(error)})
       else:
         crcs.append(write_record(record_file, *_record(
-            images[i], images.classes, class_texts, prepared)))
+            image, images.classes, class_texts, prepared)))
   digest = hashlib.sha256()
   if [crc for _, crc in read_records(unfinished, digest)] != crcs:
     raise UserError(f'{shard.path}: reads otherwise than it was written; '
@@ -207,19 +195,10 @@ def _read_ahead(images, first, stop, opened_files):
 
 
 def check_records(path, num_classes, is_decoding):
-  """Reads a shard and checks what its records say.
+  """Checks that a shard's records are such as the network's reader takes.
 
-  Args:
-    path: of the shard.
-    num_classes: int; labels are from 0 to `num_classes - 1`.
-    is_decoding: whether every pixel of every image is decoded.
-
-  Returns:
-    `(sha256, labels)`: of the file in hexadecimal; a list of int [records].
-
-  Raises:
-    UserError: the file is corrupt or cannot be read, or a record is not one
-      that the network's reader takes; names the record.
+  Returns `(sha256, labels)`: of the file in hexadecimal; a list of int
+  [records].
   """
   labels, digest = [], hashlib.sha256()
   for record, _ in read_records(path, digest):
@@ -234,13 +213,10 @@ def check_records(path, num_classes, is_decoding):
 def _checked_label(record, num_classes, is_decoding):
   """The label in a record; ValueError if the record is not as it should be."""
   features = parse_example(record)
-  values = []
   for name, kind in (('image/encoded', memoryview), ('image/class/label', int)):
-    value = features.get(name, [])
-    if len(value) != 1 or not isinstance(value[0], kind):
+    if [type(value) for value in features.get(name, [])] != [kind]:
       raise ValueError(f'has no {name}')
-    values += value
-  jpeg, label = values
+  (jpeg,), (label,) = features['image/encoded'], features['image/class/label']
   if label >= num_classes:  # A negative one is read as a very large one.
     raise ValueError(f'label {label:,} is out of range')
   if prepare_image(bytes(jpeg), is_decoding).was_encoded:

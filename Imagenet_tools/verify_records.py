@@ -22,8 +22,6 @@ from worker_processes import num_cores, run_in_processes
 def verify(data_dir, is_decoding, num_workers):
   """Checks a folder of records, in several processes; prints what is in it.
 
-  With `is_decoding`, every pixel of every image is decoded.
-
   Raises:
     UserError: there are no records, or some are damaged; these are listed.
   """
@@ -35,26 +33,25 @@ def verify(data_dir, is_decoding, num_workers):
   dataset = read_dataset(data_dir)
 
   def work(task):
-    """Returns what is wrong with a shard, and how often each label occurs."""
+    """How often each label occurs in a shard, or what is wrong with it."""
     split, path = task
     try:
       sha256, labels = check_records(path, dataset.num_classes, is_decoding)
     except UserError as error:
-      return str(error), None
+      return str(error)
     if dataset.shard_sha256.get(split, {}).get(
         os.path.basename(path), sha256) != sha256:
       return (f'{path}: whole, but not the shard that {DATASET_FILE_NAME} '
-              'describes (its SHA-256 differs); build or copy it again'), None
-    return None, collections.Counter(labels)
+              'describes (its SHA-256 differs); build or copy it again')
+    return collections.Counter(labels)
 
   damaged, counts = [], {split: collections.Counter() for split in SPLITS}
 
   def add(task, result):
-    error, shard_counts = result
-    if error:
-      damaged.append(error)
+    if isinstance(result, str):
+      damaged.append(result)
     else:
-      counts[task[0]].update(shard_counts)
+      counts[task[0]].update(result)
 
   run_in_processes(work, tasks, num_workers, 'checking records', add)
   for error in sorted(damaged):
@@ -81,7 +78,6 @@ def verify(data_dir, is_decoding, num_workers):
 
 
 def parse_arguments(arguments=None):
-  """Parses the command line; raises `UserError` where it is wrong."""
   parser = ArgumentParser(
       description='Reads a folder of records from the disk and says whether '
       'they are sound.')
@@ -98,7 +94,6 @@ def parse_arguments(arguments=None):
 
 
 def main(arguments=None):
-  """Runs the command line; returns its exit status."""
   def verify_arguments():
     args = parse_arguments(arguments)
     verify(args.data_dir, args.verify == 'full', args.workers)
