@@ -26,11 +26,11 @@ from PIL import Image
 ROOT = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(ROOT, 'Imagenet'))
 
-from image_files import prepare_image
-from photo_files import find_photos
+from photo_files import find_photos, read_photos
 from shared_files import explain_content
-from shared_results import CONFIDENCE_TERMS, checked_thresholds
-from shared_terminal import UserError, print_line, run_main, say
+from shared_results import (
+    CONFIDENCE_TERMS, checked_thresholds, thresholds_of_flag)
+from shared_terminal import UserError, print_line, run_main
 
 CHANNEL_MEANS = np.array([123.68, 116.78, 103.94], np.float32)
 BATCH_SIZE = 32
@@ -41,7 +41,7 @@ class Cascade:
   """The stages of an export, and when images leave."""
 
   def __init__(self, folder, thresholds=None):
-    """Loads them; `thresholds` are in place of the export's own."""
+    """Loads them; `thresholds`, a text, are in place of the export's own."""
     path = os.path.join(folder, 'cascade.json')
     with explain_content(path, 'name a folder of run_cascade.py --export_onnx'):
       with open(path, encoding='utf-8') as stream:
@@ -53,27 +53,21 @@ class Cascade:
       self.num_terms = CONFIDENCE_TERMS[record['metric']]
       self.thresholds = checked_thresholds(record['thresholds'])
     if thresholds:
-      try:
-        self.thresholds = checked_thresholds(thresholds.split(','))
-      except ValueError as error:
-        raise UserError(f'--thresholds {thresholds}: {error}')
-      if len(self.thresholds) != len(self.classifier_ids) - 1:
-        raise UserError(f'--thresholds {thresholds}: give '
-                        f'{len(self.classifier_ids) - 1}')
+      self.thresholds = thresholds_of_flag(
+          thresholds.split(','), len(self.classifier_ids) - 1)
     self.sessions = load_stages(folder, len(self.classifier_ids))
 
-  def run(self, images, leaves=None):
+  def run(self, images, thresholds=None):
     """Runs stage by stage on the images that stay.
 
     Args:
       images: float32 [batch, height, width, 3], preprocessed.
-      leaves: a function like `leaves`, which it replaces.
+      thresholds: float32 [batch, T] for each image, in place of the cascade's.
 
     Returns:
       Of each image's exit: class and classifier, int [batch], and confidence,
       float32 [batch].
     """
-    leaves = leaves or self.leaves
     classes, exits = np.empty([2, len(images)], int)
     confidences = np.empty(len(images), np.float32)
     left, inputs = np.arange(len(images)), images
@@ -83,32 +77,23 @@ class Cascade:
       # Added up in float64 and rounded once, as the analysis does.
       confidence = np.take_along_axis(softmax, best, axis=1).sum(
           axis=1, dtype=np.float64).astype(np.float32)
-      is_leaving = leaves(number, confidence, best[:, 0], left) if maps else (
-          np.ones(len(left), bool))
-      rows = left[is_leaving]
-      classes[rows] = best[is_leaving, 0]
-      confidences[rows] = confidence[is_leaving]
+      if not maps:
+        threshold = -np.inf  # The last classifier accepts everything.
+      elif thresholds is not None:
+        threshold = thresholds[left, number]
+      elif self.thresholds.ndim == 2:
+        threshold = self.thresholds[number, best[:, 0]]  # Of each class.
+      else:
+        threshold = self.thresholds[number]
+      leaves = confidence >= threshold
+      rows = left[leaves]
+      classes[rows], confidences[rows] = best[leaves, 0], confidence[leaves]
       exits[rows] = self.classifier_ids[number]
-      left = left[~is_leaving]
+      left = left[~leaves]
       if not len(left):
         break
-      inputs = maps[0][~is_leaving] if len(rows) else maps[0]
+      inputs = maps[0][~leaves] if len(rows) else maps[0]
     return classes, exits, confidences
-
-  def leaves(self, number, confidences, predicted, rows):
-    """Which images leave at a stage.
-
-    Args:
-      number: of the stage.
-      confidences: float32 [images that got there].
-      predicted: their classes.
-      rows: their places in the batch.
-    """
-    del rows
-    threshold = self.thresholds[number]
-    if self.thresholds.ndim == 2:  # Of each class.
-      threshold = threshold[predicted]
-    return confidences >= threshold
 
   def class_name(self, label):
     """The name of a class; its number if it has none."""
@@ -140,17 +125,14 @@ def load_stages(folder, num_stages):
 
 # ---- Photos -----------------------------------------------------------------
 
-def read_photo(path, image_size):
-  """An image file as evaluation sees it: float32 [size, size, 3].
+def read_batches(paths, image_size):
+  """Batches of photos as evaluation sees them; of `photo_files.read_photos`."""
+  def preprocess(jpeg):
+    with Image.open(io.BytesIO(jpeg)) as image:
+      pixels = np.asarray(image.convert('RGB'))
+    return resized_centre(pixels, image_size) - CHANNEL_MEANS
 
-  Raises:
-    OSError, ValueError: it cannot be read, or is no image.
-  """
-  with open(path, 'rb') as stream:
-    prepared = prepare_image(stream.read())
-  with Image.open(io.BytesIO(prepared.jpeg)) as image:
-    pixels = np.asarray(image.convert('RGB'))
-  return resized_centre(pixels, image_size) - CHANNEL_MEANS
+  return read_photos(paths, BATCH_SIZE, preprocess)
 
 
 def resized_centre(pixels, image_size):
@@ -188,51 +170,38 @@ def resized_centre(pixels, image_size):
 
 def run_photos(cascade, paths):
   """A line for each image; the exit status, 1 if a file was none."""
-  status, batch = 0, []
-  paths = find_photos(paths)
-  for number, path in enumerate(paths, 1):
-    try:
-      batch.append((path, read_photo(path, cascade.image_size)))
-    except (OSError, ValueError) as error:
-      say(f'{path}: {getattr(error, "strerror", None) or error}; left out')
-      status = 1
-    if batch and (len(batch) == BATCH_SIZE or number == len(paths)):
-      names, images = zip(*batch)
-      for name, label, k, confidence in zip(
-          names, *cascade.run(np.stack(images))):
-        print_line(
-            f'{name}: {cascade.class_name(label)}, {confidence:.4f}, clf{k}')
-      batch = []
-  return status
-
-
-def nobody_leaves(number, confidences, predicted, rows):
-  """For `Cascade.run`."""
-  del number, confidences, predicted
-  return np.zeros(len(rows), bool)
+  num_read = 0
+  for names, images in read_batches(paths, cascade.image_size):
+    num_read += len(names)
+    for name, label, k, confidence in zip(names, *cascade.run(images)):
+      print_line(
+          f'{name}: {cascade.class_name(label)}, {confidence:.4f}, clf{k}')
+  return int(num_read < len(paths))
 
 
 def benchmark(cascade, paths):
   """Times batches in memory: nobody leaves, and the cascade, in turns."""
   if paths:
-    images = np.stack([read_photo(path, cascade.image_size)
-                       for path in find_photos(paths)])
+    images = np.concatenate([images for _, images in read_batches(
+        paths, cascade.image_size)])
   else:
     images = np.random.RandomState(0).normal(scale=60, size=[
-        BATCH_SIZE] + 2 * [cascade.image_size] + [3]).astype(np.float32)
+        BATCH_SIZE, cascade.image_size, cascade.image_size, 3]).astype(
+            np.float32)
   exits = cascade.run(images)[1]
   print_line(f'{len(images)} images, left at ' + ', '.join(
       f'clf{k} {100 * np.mean(exits == k):.1f} %'
       for k in cascade.classifier_ids))
   for size in (1, BATCH_SIZE):
+    nobody_leaves = np.full([size, len(cascade.sessions) - 1], np.inf)
     seconds, start, first = [], time.perf_counter(), 0
     while time.perf_counter() - start < BENCHMARK_SECONDS or len(seconds) < 3:
       rows = np.arange(first, first + size) % len(images)
       first += size
       turn = []
-      for leaves in (nobody_leaves, cascade.leaves):
+      for thresholds in (nobody_leaves, None):
         begin = time.perf_counter()
-        cascade.run(images[rows], leaves)
+        cascade.run(images[rows], thresholds)
         turn.append(time.perf_counter() - begin)
       seconds.append(turn)
     for name, times in zip(('nobody leaves', 'cascade'), np.transpose(
@@ -251,14 +220,13 @@ def main():
   parser.add_argument('--thresholds', metavar='T,T',
                       help="in place of the export's own, such as 0.9,0.8")
   parser.add_argument('--benchmark', action='store_true',
-                      help='time batches of 1 and 32, of the photos or of noise')
+                      help='time batches of 1 and 32, of photos or of noise')
   args = parser.parse_args()
   if not (args.paths or args.benchmark):
     raise UserError('nothing to do; name images or folders, or --benchmark')
+  paths = find_photos(args.paths)
   cascade = Cascade(args.export, args.thresholds)
-  if args.benchmark:
-    return benchmark(cascade, args.paths)
-  return run_photos(cascade, args.paths)
+  return (benchmark if args.benchmark else run_photos)(cascade, paths)
 
 
 if __name__ == '__main__':

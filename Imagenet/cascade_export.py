@@ -21,18 +21,12 @@ from imagenet_input import NUM_CHANNELS
 RECORD_PATH = os.path.join('assets.extra', 'export.json')
 
 
-def write(export_dir, model, classifier_ids, weights, metric, thresholds,
-          image_size, takes_image_bytes, record):
+def write(export_dir, cascade, takes_image_bytes, record):
   """Writes the SavedModel into a new, dated folder of `export_dir`.
 
   Args:
     export_dir: made if it is not there.
-    model: a `resnet_model.Model`.
-    classifier_ids: of the cascade, ascending.
-    weights: a `resnet_checkpoint.ExitWeights` of these.
-    metric: of `shared_results.CONFIDENCE_TERMS`.
-    thresholds: float32 [T], or [T, classes] by predicted class.
-    image_size: height and width in pixels.
+    cascade: a `cascade_graph.Cascade`.
     takes_image_bytes: whether the input is encoded images, strings [batch], and
       not float32 [batch, height, width, 3].
     record: for `RECORD_PATH`, a dict for JSON.
@@ -43,11 +37,14 @@ def write(export_dir, model, classifier_ids, weights, metric, thresholds,
   Raises:
     OSError: it cannot be written; nothing is left behind.
   """
+  thresholds, num_classes = cascade.thresholds, cascade.model.num_classes
+
   def build_tensors():
-    image_input, images = _images(image_size, takes_image_bytes)
+    image_input, images = _images(
+        cascade.network.image_size, takes_image_bytes)
     num_images = tf.shape(images)[0]
     given = tf.placeholder(
-        tf.float32, [None, len(classifier_ids) - 1], 'thresholds')
+        tf.float32, [None, len(cascade.classifier_ids) - 1], 'thresholds')
     # At once, and not only where an image stays.
     with tf.control_dependencies([tf.assert_equal(
         tf.shape(given)[0], num_images,
@@ -58,23 +55,23 @@ def write(export_dir, model, classifier_ids, weights, metric, thresholds,
     if not is_per_class:
       chosen = tf.tile(chosen[tf.newaxis], [num_images, 1])
 
-    def cascade(thresholds, is_per_class):
+    def answer(thresholds, is_per_class):
       # Not all kernels take an empty batch.
       return tf.cond(
           num_images > 0,
           lambda: list(cascade_graph.build(
-              model, images, classifier_ids, thresholds, metric,
-              is_per_class)),
-          lambda: [tf.zeros([0, min(5, model.num_classes)], tf.int32),
+              cascade.model, images, cascade.classifier_ids, thresholds,
+              cascade.metric, is_per_class)),
+          lambda: [tf.zeros([0, min(5, num_classes)], tf.int32),
                    tf.zeros([0]), tf.zeros([0], tf.int32),
-                   tf.zeros([0, model.num_classes])])
+                   tf.zeros([0, num_classes])])
 
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-      return [image_input, given, *cascade(chosen, is_per_class),
-              *cascade(checked, False)]
+      return [image_input, given, *answer(chosen, is_per_class),
+              *answer(checked, False)]
 
   graph, (image_input, given, *outputs) = cascade_graph.freeze(
-      build_tensors, weights.checkpoint_of)
+      build_tensors, cascade.weights.checkpoint_of)
   inputs = {image_input.op.name: image_input}
   num_outputs = len(cascade_graph.CascadeOutput._fields)
   signatures = {

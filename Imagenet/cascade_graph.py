@@ -14,11 +14,32 @@ those of `resnet_model.py`.
 
 import typing
 
+import numpy as np
+
 from tf_compat import tf
 
 import resnet_checkpoint
 import resnet_model
-from shared_results import CONFIDENCE_TERMS
+import shared_results
+from shared_cascade_json import Network
+
+
+class Cascade(typing.NamedTuple):
+  """A network with its exits, and when images leave."""
+  model: resnet_model.Model
+  network: Network                   # With the names of the classes.
+  classifier_ids: typing.List[int]   # Ascending; the last accepts everything.
+  weights: resnet_checkpoint.ExitWeights
+  metric: str                        # Of `shared_results.CONFIDENCE_TERMS`.
+  thresholds: np.ndarray             # float32 [T], or [T, classes].
+  # The row of the analysis that they are from; None if from nowhere.
+  choice: typing.Optional[shared_results.Choice] = None
+
+  def class_name(self, label):
+    """The name of a class; its number if it has none."""
+    if self.network.class_names and label > 0:
+      return self.network.class_names[label - 1]
+    return str(label)
 
 
 class CascadeOutput(typing.NamedTuple):
@@ -91,7 +112,8 @@ def _answer(logits, classifier_id, metric):
   exactly as the analysis does it before it fits thresholds.
   """
   output = resnet_model.exit_output(logits)
-  terms = output.top5_probabilities[:, :CONFIDENCE_TERMS[metric]]
+  terms = output.top5_probabilities[
+      :, :shared_results.CONFIDENCE_TERMS[metric]]
   confidences = tf.to_float(tf.reduce_sum(tf.to_double(terms), axis=1))
   return CascadeOutput(
       output.top5_classes, confidences,

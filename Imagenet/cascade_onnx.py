@@ -49,15 +49,12 @@ def import_converter():
   return tf2onnx.convert
 
 
-def write(folder, model, classifier_ids, checkpoint_of, image_size, record):
+def write(folder, cascade, record):
   """Writes the stages and their record; `cascade.json` comes last.
 
   Args:
     folder: made if it is not there.
-    model: a `resnet_model.Model`; its data format does not matter.
-    classifier_ids: of the cascade, ascending.
-    checkpoint_of: from `ExitWeights`.
-    image_size: height and width in pixels.
+    cascade: a `cascade_graph.Cascade`.
     record: for `RECORD_NAME`, a dict for JSON.
 
   Raises:
@@ -66,14 +63,15 @@ def write(folder, model, classifier_ids, checkpoint_of, image_size, record):
   """
   converter = import_converter()
   # ONNX has channels first. TensorFlow need not run this graph on a CPU.
-  model = copy.copy(model)
+  model = copy.copy(cascade.model)
   model.data_format = 'channels_first'
 
   def build_tensors():
+    image_size = cascade.network.image_size
     tensors, shape = [], [None, image_size, image_size, NUM_CHANNELS]
     first_stage = 0
     with model.scope():
-      for k in classifier_ids:
+      for k in cascade.classifier_ids:
         inputs = feature_map = tf.placeholder(tf.float32, shape)
         for stage in range(first_stage, k + 1):
           feature_map = model.stage(feature_map, stage, training=False)
@@ -83,11 +81,12 @@ def write(folder, model, classifier_ids, checkpoint_of, image_size, record):
         shape, first_stage = feature_map.shape.as_list(), k + 1
     return sum(tensors, [])
 
-  graph, tensors = cascade_graph.freeze(build_tensors, checkpoint_of)
+  graph, tensors = cascade_graph.freeze(
+      build_tensors, cascade.weights.checkpoint_of)
   os.makedirs(folder, exist_ok=True)
-  for number, k in enumerate(classifier_ids):
+  for number, k in enumerate(cascade.classifier_ids):
     inputs, *outputs = tensors[3 * number:3 * number + 3]
-    if k == classifier_ids[-1]:
+    if k == cascade.classifier_ids[-1]:
       outputs.pop()
     stage, _ = converter.from_graph_def(
         tf.graph_util.extract_sub_graph(

@@ -18,6 +18,8 @@ import numpy as np
 from tf_compat import tf
 
 import imagenet_input
+import imagenet_preprocessing
+import photo_files
 from shared_files import UNFINISHED_SUFFIX, explain_error, give_name
 from shared_terminal import Progress, UserError
 
@@ -40,6 +42,11 @@ class RecordBatch(typing.NamedTuple):
   names: typing.List[str]     # Of the image files.
 
 
+def _session():
+  """A session on the CPU; made at once, so that nobody times it."""
+  return tf.Session(config=tf.ConfigProto(device_count={'GPU': 0}))
+
+
 def read_records(paths, batch_size, image_size, num_classes,
                  num_private_threads=None, num_parallel_batches=1):
   """An iterator of `RecordBatch`es, in reading order.
@@ -56,9 +63,7 @@ def read_records(paths, batch_size, image_size, num_classes,
                               imagenet_input.parse_file_name(record)),
         1, tf.float32, num_private_threads, num_parallel_batches)
     batch = dataset.make_one_shot_iterator().get_next()
-    session = tf.Session(config=tf.ConfigProto(device_count={'GPU': 0}))
-  # The session is made at once, so that nobody times it.
-  return _read_batches(session, batch)
+    return _read_batches(_session(), batch)
 
 
 def _read_batches(session, batch):
@@ -70,6 +75,25 @@ def _read_batches(session, batch):
         return
       yield RecordBatch(images, labels, [
           name.decode('utf-8', 'replace') for name in names])
+
+
+def read_photos(paths, batch_size, image_size):
+  """`photo_files.read_photos`, as an evaluation would see the images."""
+  with tf.Graph().as_default(), tf.device('/cpu:0'):
+    jpeg = tf.placeholder(tf.string, [])
+    image = imagenet_preprocessing.preprocess_image(
+        jpeg, tf.zeros([1, 0, 4]), image_size, image_size,
+        imagenet_input.NUM_CHANNELS)
+    session = _session()
+
+  def preprocess(data):
+    try:
+      return session.run(image, {jpeg: data})
+    except tf.errors.OpError:
+      raise ValueError('cannot be decoded')
+
+  with contextlib.closing(session):
+    yield from photo_files.read_photos(paths, batch_size, preprocess)
 
 
 # ---- Answers ----------------------------------------------------------------
@@ -161,8 +185,8 @@ def run(session, reader, num_images, predictions, compares):
     compares: whether the plain network runs too.
 
   Returns:
-    (the plain network's hits, as of `count_hits`; batches of images for
-    `time_networks`, evenly spaced in the pass), (None, []) if nothing compares.
+    The plain network's hits, as of `count_hits`, and batches of images for
+    `time_networks`, evenly spaced in the pass; none if nothing compares.
 
   Raises:
     UserError: there are fewer records than that.
@@ -191,7 +215,7 @@ def run(session, reader, num_images, predictions, compares):
       if predictions.num_images >= num_images:
         break
   progress.finish()
-  return (plain_hits, kept) if compares else (None, kept)
+  return plain_hits, kept
 
 
 # ---- Speed ------------------------------------------------------------------

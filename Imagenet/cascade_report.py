@@ -2,14 +2,12 @@
 
 import json
 import os
-import platform
 
 import numpy as np
 
-from tf_compat import tf
-
 import devices as devices_lib
 import shared_cascade_json
+from cascade_session import versions
 from shared_files import explain_error, write_atomically
 
 RUN_JSON = 'run.json'
@@ -44,7 +42,7 @@ def run_record(cascade, predictions, batch_size, devices):
   """What a run is and measured, a dict for `write`; None is not measured.
 
   Args:
-    cascade: `run_cascade.Cascade`.
+    cascade: a `cascade_graph.Cascade`.
     predictions: `cascade_pass.Predictions`.
     batch_size: images.
     devices: `devices.Devices`.
@@ -93,11 +91,6 @@ def summary_lines(record, classifier_ids):
       'reading and decoding alone: '
       f'{record["images_per_second_reading"]:.4g} images/s']
   return lines
-
-
-def versions():
-  return {'python': platform.python_version(), 'tensorflow': tf.VERSION,
-          'numpy': np.__version__}
 
 
 def write(output_dir, record):

@@ -1,10 +1,11 @@
-"""A session with the cascade, the plain network, and each exit alone.
+"""A session with the cascade and, beside it, the plain network.
 
-All three have the same weights, as constants, on one device, for images in
-memory.
+Both have the same weights, as constants, on one device, for images in memory.
 """
 
+import functools
 import multiprocessing
+import platform
 import time
 
 import numpy as np
@@ -25,21 +26,14 @@ _TIMED_RUNS = 5
 class CascadeSession:
   """Runs batches of images through the cascade; a context manager."""
 
-  def __init__(self, model, classifier_ids, weights, metric, thresholds,
-               image_size, devices, session_config):
+  def __init__(self, cascade, devices):
     """
     Args:
-      model: a `resnet_model.Model`.
-      classifier_ids: of the cascade, ascending, the network's own last.
-      weights: a `resnet_checkpoint.ExitWeights` of these.
-      metric: of `shared_results.CONFIDENCE_TERMS`.
-      thresholds: float32 [T], or [T, classes] by predicted class.
-      image_size: height and width in pixels.
+      cascade: a `cascade_graph.Cascade`.
       devices: `devices.Devices` of one replica.
-      session_config: a `tf.ConfigProto`.
     """
-    self._thresholds = np.asarray(thresholds, np.float32)
-    is_per_class = self._thresholds.ndim == 2
+    model, image_size = cascade.model, cascade.network.image_size
+    self._thresholds = cascade.thresholds
 
     def build_tensors():
       with tf.device(devices.replicas[0]):
@@ -47,22 +41,23 @@ class CascadeSession:
             tf.float32, [None, image_size, image_size, 3])
         fed_thresholds = tf.placeholder(tf.float32, [None, None])
         with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-          cascade = cascade_graph.build(
-              model, images, classifier_ids, fed_thresholds, metric,
-              is_per_class)
+          answer = cascade_graph.build(
+              model, images, cascade.classifier_ids, fed_thresholds,
+              cascade.metric, is_per_class=cascade.thresholds.ndim == 2)
+          final = cascade.classifier_ids[-1]
           logits = model.exit_logits(
-              tf.cast(images, model.dtype), classifier_ids,
-              trunk_training=False, head_training=False)
-      return [images, fed_thresholds, *cascade[:3], *(
-          resnet_model.exit_output(logits[k]).top5_classes
-          for k in classifier_ids)]
+              tf.cast(images, model.dtype), [final], trunk_training=False,
+              head_training=False)[final]
+      return [images, fed_thresholds, *answer[:3],
+              resnet_model.exit_output(logits).top5_classes]
 
-    graph, tensors = cascade_graph.freeze(build_tensors, weights.checkpoint_of)
-    self._images, self._fed_thresholds, *outputs = tensors
-    self._cascade = outputs[:3]  # `CascadeOutput` without probabilities.
-    # From classifier to what is fetched to run the network as far as there.
-    self._top5_classes = dict(zip(classifier_ids, outputs[3:]))
-    self._session = tf.Session(graph=graph, config=session_config)
+    # TensorFlow prepares all weights anew for each set of tensors that is
+    # fetched: 450 MB for ResNet-50. So there are two, and no more.
+    graph, tensors = cascade_graph.freeze(
+        build_tensors, cascade.weights.checkpoint_of)
+    self._images, self._fed_thresholds, *self._cascade, self._plain = tensors
+    self._session = tf.Session(
+        graph=graph, config=devices_lib.session_config(devices))
 
   def run(self, images, thresholds=None):
     """`cascade_graph.CascadeOutput`, arrays, of images that may leave.
@@ -72,41 +67,26 @@ class CascadeSession:
 
     Args:
       images: float32 [batch, height, width, 3], preprocessed.
-      thresholds: float32 [batch, T] for each image, in place of the session's.
+      thresholds: in place of the cascade's, and of their kind; or float32
+        [batch, T], for each image its own, in place of [T].
     """
     if thresholds is None:
       thresholds = self._thresholds
-      if thresholds.ndim == 1:
-        thresholds = np.tile(thresholds, (len(images), 1))
+    if self._thresholds.ndim == 1:
+      thresholds = np.broadcast_to(
+          thresholds, (len(images), len(self._thresholds)))
     return cascade_graph.CascadeOutput(*self._session.run(self._cascade, {
         self._images: images, self._fed_thresholds: thresholds}), None)
 
   def run_plain(self, images):
     """Top-5 classes int32 [batch, 5] of the network as it is."""
-    return self.run_exits(images, [resnet_model.FINAL_CLASSIFIER_ID])
+    return self._session.run(self._plain, {self._images: images})
 
-  def run_exits(self, images, classifier_ids):
-    """Runs the trunk as far as the last exit, and all heads; nobody leaves.
-
-    Args:
-      images: as for `run`.
-      classifier_ids: of the exits, ascending.
-
-    Returns:
-      The last exit's top-5 classes, int32 [batch, 5].
-    """
-    return self._session.run([self._top5_classes[k] for k in classifier_ids], {
-        self._images: images})[-1]
-
-  def warm_up(self, batch_size):
-    """Runs all of both networks, so that first runs are in no measurement."""
-    images = np.zeros([batch_size] + self._images.shape.as_list()[1:])
-    self._session.run(self._cascade, {
-        self._images: images,
-        self._fed_thresholds: np.full(
-            self._thresholds.shape if self._thresholds.ndim == 2
-            else [batch_size, len(self._thresholds)], np.inf)})
-    self.run_plain(images)
+  def run_to(self, images, exit_index):
+    """Runs images that all leave at one exit, 0 for the first; nothing else."""
+    thresholds = np.full_like(self._thresholds, np.inf)
+    thresholds[exit_index:] = -np.inf
+    return self.run(images, thresholds)
 
   def __enter__(self):
     return self
@@ -115,37 +95,33 @@ class CascadeSession:
     self._session.close()
 
 
-def profile_stages(session, network, classifier_ids, batch_size, devices,
-                   versions):
+def profile_stages(session, cascade, devices, batch_size):
   """Measures what it takes to get to each exit; `StageSeconds`.
 
-  For batches of 1, 2, 4 ... and `batch_size` images. An image that leaves at an
-  exit has passed the trunk and all heads up to there. The runs take turns, so
-  that a machine whose speed drifts slows down all of them.
+  For batches of 1, 2, 4 ... and `batch_size` images that all leave there. The
+  runs take turns, so that a machine whose speed drifts slows down all of them.
 
   Args:
-    session: a `CascadeSession`.
-    network: a `shared_cascade_json.Network`.
-    classifier_ids: of the cascade, ascending.
-    batch_size: the largest to measure.
+    session: the `CascadeSession` of `cascade`, a `cascade_graph.Cascade`.
     devices: `devices.Devices`.
-    versions: of Python and its packages, a dict.
+    batch_size: the largest to measure.
   """
+  image_size = cascade.network.image_size
   batch_sizes = sorted({2**i for i in range(batch_size.bit_length())} |
                        {batch_size})
+  # About what preprocessing gives.
   images = np.random.RandomState(0).normal(scale=60, size=[
-      batch_size, network.image_size, network.image_size, 3]).astype(
-          np.float32)  # About what preprocessing gives.
-  # To each exit, and the plain network.
-  runs = [classifier_ids[:i + 1] for i in range(len(classifier_ids))]
-  runs.append(classifier_ids[-1:])
+      batch_size, image_size, image_size, 3]).astype(np.float32)
+  runs = [functools.partial(session.run_to, exit_index=i)
+          for i in range(len(cascade.classifier_ids))]
+  runs.append(session.run_plain)
   progress = Progress('stages', len(batch_sizes), 'batch sizes')
   medians = []  # [batch sizes, runs]
   for number, size in enumerate(batch_sizes, 1):
     seconds = np.empty([_TIMED_RUNS + 1, len(runs)])
     for i, j in np.ndindex(seconds.shape):
       start = time.perf_counter()
-      session.run_exits(images[:size], runs[j])
+      runs[j](images[:size])
       seconds[i, j] = time.perf_counter() - start
     # The first one warms up.
     medians.append(np.median(seconds[1:], axis=0) / size)
@@ -153,12 +129,18 @@ def profile_stages(session, network, classifier_ids, batch_size, devices,
   progress.finish()
   *of_exits, of_plain = np.transpose(medians).tolist()
   return StageSeconds(
-      network=shared_cascade_json.shared_fields(network),
+      network=shared_cascade_json.shared_fields(cascade.network),
       device=devices_lib.describe(devices),
       threads={'inter_op': devices.inter_op_threads,
                'intra_op': devices.intra_op_threads,
                'cores': multiprocessing.cpu_count()},
-      versions=versions,
+      versions=versions(),
       batch_sizes=batch_sizes,
-      seconds_per_image=dict(zip(classifier_ids, of_exits)),
+      seconds_per_image=dict(zip(cascade.classifier_ids, of_exits)),
       plain_seconds_per_image=of_plain)
+
+
+def versions():
+  """Of what the times depend on: a dict for JSON."""
+  return {'python': platform.python_version(), 'tensorflow': tf.VERSION,
+          'numpy': np.__version__}

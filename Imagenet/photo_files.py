@@ -1,10 +1,13 @@
-"""Which files are photos, of those that a command line names. No TensorFlow."""
+"""Photos that a command line names, read as the records were. No TensorFlow."""
 
+import multiprocessing.pool
 import os
 
-from image_files import EXTENSIONS, walk_images
+import numpy as np
+
+from image_files import EXTENSIONS, prepare_image, walk_images
 from shared_files import explain_error
-from shared_terminal import UserError
+from shared_terminal import UserError, say
 
 
 def find_photos(paths):
@@ -27,3 +30,37 @@ def find_photos(paths):
     else:
       found.append(path)
   return found
+
+
+def read_photos(paths, batch_size, preprocess):
+  """Yields (paths, images) of every `batch_size` files, in their order.
+
+  Those that are no images are left out, with a line on stderr for each.
+
+  Args:
+    paths: of `find_photos`.
+    batch_size: files.
+    preprocess: a function from the bytes of a JPEG to the image, float32
+      [height, width, 3], for several threads at once. It raises an OSError or a
+      ValueError where it cannot.
+  """
+  def read(path):
+    """(image, None), or (None, what is wrong)."""
+    try:
+      with open(path, 'rb') as stream:
+        return preprocess(prepare_image(stream.read()).jpeg), None
+    except (OSError, ValueError) as error:
+      return None, getattr(error, 'strerror', None) or error
+
+  with multiprocessing.pool.ThreadPool() as pool:
+    for start in range(0, len(paths), batch_size):
+      in_batch = []
+      batch = paths[start:start + batch_size]
+      for path, (image, problem) in zip(batch, pool.map(read, batch)):
+        if problem:
+          say(f'{path}: {problem}; left out')
+        else:
+          in_batch.append((path, image))
+      if in_batch:
+        read_paths, images = zip(*in_batch)
+        yield read_paths, np.stack(images)

@@ -17,7 +17,6 @@ import contextlib
 import functools
 import logging
 import os
-import typing
 
 from absl import flags
 
@@ -31,16 +30,15 @@ import cascade_pass
 import cascade_report
 import devices as devices_lib
 import dump_pass
-import imagenet_photos
 import resnet_checkpoint
 import resnet_cost
 import resnet_flags
 import resnet_model
-import resnet_run_loop
 import run_record
 import shared_cascade_json
 import shared_results
 import shared_stage_seconds
+from cascade_graph import Cascade
 from cascade_session import CascadeSession, profile_stages
 from imagenet_data import count_split
 from imagenet_errors import explain_read_error
@@ -54,25 +52,6 @@ from shared_terminal import UserError, print_line, say
 # Of thresholds. float32 has steps of 6e-8 there, and softmaxes differ by a few
 # of them from one batch size to another.
 _UNSURE_NEAR_1 = 1e-6
-
-
-class Cascade(typing.NamedTuple):
-  """A network with its exits, and when images leave."""
-  model: ImagenetModel
-  network: shared_cascade_json.Network
-  classifier_ids: typing.List[int]   # Ascending, the network's own last.
-  weights: resnet_checkpoint.ExitWeights
-  class_names: typing.Optional[typing.List[str]]  # Entry i has label i + 1.
-  metric: str
-  thresholds: np.ndarray             # float32 [T], or [T, classes].
-  # The row of the analysis that they are from; None for --thresholds.
-  choice: typing.Optional[shared_results.Choice]
-
-  def class_name(self, label):
-    """The name of a class; its number if it has none."""
-    if self.class_names and label > 0:
-      return self.class_names[label - 1]
-    return str(label)
 
 
 def run_cascade(flags_obj, paths):
@@ -135,10 +114,7 @@ def _run(flags_obj, cascade, devices, photos, split):
   """Everything that needs a session; returns the exit status."""
   status = 0
   if photos or split or flags_obj.profile_stages:
-    with CascadeSession(
-        cascade.model, cascade.classifier_ids, cascade.weights, cascade.metric,
-        cascade.thresholds, flags_obj.image_size, devices,
-        devices_lib.session_config(devices)) as session:
+    with CascadeSession(cascade, devices) as session:
       if flags_obj.profile_stages:
         _profile(flags_obj, cascade, session, devices)
       if photos:
@@ -189,20 +165,6 @@ def _classifier_ids(flags_obj):
   return ids
 
 
-def _thresholds(flags_obj, num_thresholds):
-  """float32 [T] of --thresholds."""
-  named = ','.join(flags_obj.thresholds)
-  try:
-    thresholds = shared_results.checked_thresholds(flags_obj.thresholds)
-  except ValueError as error:
-    raise UserError(f'--thresholds {named}: {error}; give such as 0.9,0.8')
-  if len(thresholds) != num_thresholds:
-    raise UserError(
-        f'--thresholds {named}: give {num_thresholds}, one for each exit '
-        'before the last')
-  return thresholds
-
-
 def _cascade(flags_obj, dataset, devices):
   """Loads and checks what the flags name; a `Cascade`."""
   classifier_ids = _classifier_ids(flags_obj)
@@ -218,7 +180,8 @@ def _cascade(flags_obj, dataset, devices):
         results, flags_obj.choose, flags_obj.metric)
     thresholds = choice.thresholds
   elif flags_obj.thresholds:
-    thresholds = _thresholds(flags_obj, len(classifier_ids) - 1)
+    thresholds = shared_results.thresholds_of_flag(
+        flags_obj.thresholds, len(classifier_ids) - 1)
   else:
     thresholds = np.full(len(classifier_ids) - 1, np.inf, np.float32)
   model = ImagenetModel(
@@ -227,21 +190,21 @@ def _cascade(flags_obj, dataset, devices):
   image_shape = [flags_obj.image_size, flags_obj.image_size, NUM_CHANNELS]
   weights = resnet_checkpoint.to_evaluate(
       checkpoints,
-      {k: resnet_run_loop.exit_variable_shapes(model, k, image_shape)
-       for k in classifier_ids})
+      resnet_checkpoint.exit_shapes(model, classifier_ids, image_shape))
   class_names = _class_names(num_classes, {
       f'--data_dir {flags_obj.data_dir}': dataset and dataset.class_names,
       f'--results {flags_obj.results}': (
           results and results.summary.get('class_names')),
       **{folder: run_record.class_names(folder) for folder in sorted(
           set(map(os.path.dirname, weights.checkpoint_of.values())))}})
-  network = resnet_cost.describe(model, flags_obj.image_size)
+  network = resnet_cost.describe(model, flags_obj.image_size)._replace(
+      class_names=class_names)
   if choice or (results and 'class_names' in results.summary):
     shared_results.check_weights(
         results, classifier_ids, shared_cascade_json.shared_fields(network),
         weights.sources)
-  return Cascade(model, network, classifier_ids, weights, class_names,
-                 flags_obj.metric, thresholds, choice)
+  return Cascade(model, network, classifier_ids, weights, flags_obj.metric,
+                 thresholds, choice)
 
 
 def _class_names(num_classes, names_of):
@@ -271,27 +234,21 @@ def _class_names(num_classes, names_of):
 # ---- What can be done -------------------------------------------------------
 
 def _run_photos(flags_obj, cascade, session, devices, paths):
-  """A line for each image; returns the exit status."""
-  status = 0
+  """A line for each image; the exit status, 1 if a file was none."""
   predictions = cascade_pass.Predictions(
       flags_obj.output_dir, cascade.class_name)
-  for batch in imagenet_photos.read_photos(
+  for read_paths, images in cascade_pass.read_photos(
       paths, flags_obj.batch_size, flags_obj.image_size):
-    for problem in batch.problems:
-      say(problem)
-      status = 1
-    if not batch.paths:
-      continue
-    output = session.run(batch.images)
-    predictions.add(batch.paths, None, output)
+    output = session.run(images)
+    predictions.add(read_paths, None, output)
     for path, (best, *_), confidence, k in zip(
-        batch.paths, output.top5_classes, output.confidences, output.exits):
+        read_paths, output.top5_classes, output.confidences, output.exits):
       print_line(f'{path}: {cascade.class_name(best)}, {confidence:.4f}, '
                  f'clf{k}')
   predictions.finish()
   cascade_report.write(flags_obj.output_dir, cascade_report.run_record(
       cascade, predictions, flags_obj.batch_size, devices))
-  return status
+  return int(predictions.num_images < len(paths))
 
 
 def _run_records(flags_obj, cascade, session, devices, split):
@@ -300,7 +257,6 @@ def _run_records(flags_obj, cascade, session, devices, split):
       cascade_pass.read_records, split.paths, flags_obj.batch_size,
       flags_obj.image_size, cascade.model.num_classes, devices.input_threads,
       flags_obj.datasets_num_parallel_batches or 1)
-  session.warm_up(flags_obj.batch_size)
   predictions = cascade_pass.Predictions(
       flags_obj.output_dir, cascade.class_name)
   with explain_read_error({split.name: split.paths}):
@@ -314,8 +270,7 @@ def _run_records(flags_obj, cascade, session, devices, split):
     rate, plain_rate = cascade_pass.time_networks(
         [session.run, session.run_plain], kept)
     profile = profile_stages(
-        session, cascade.network, cascade.classifier_ids, flags_obj.batch_size,
-        devices, cascade_report.versions())
+        session, cascade, devices, flags_obj.batch_size)
     record.update(
         plain_top1=plain_hits[0] / predictions.num_images,
         plain_top5=plain_hits[1] / predictions.num_images,
@@ -332,9 +287,7 @@ def _run_records(flags_obj, cascade, session, devices, split):
 
 
 def _profile(flags_obj, cascade, session, devices):
-  profile = profile_stages(
-      session, cascade.network, cascade.classifier_ids, flags_obj.batch_size,
-      devices, cascade_report.versions())
+  profile = profile_stages(session, cascade, devices, flags_obj.batch_size)
   path = os.path.join(flags_obj.output_dir, shared_stage_seconds.FILE_NAME)
   with explain_error(path, 'name another --output_dir'):
     shared_stage_seconds.write(path, profile)
@@ -355,7 +308,7 @@ def _export(flags_obj, cascade):
       **shared_cascade_json.shared_fields(cascade.network),
       'weights': {f'clf{k}': source._asdict()
                   for k, source in cascade.weights.sources.items()},
-      'class_names': cascade.class_names}
+      'class_names': cascade.network.class_names}
   for flag in ('export_dir', 'export_onnx'):
     folder = getattr(flags_obj, flag)
     takes_bytes = (flag == 'export_dir' and
@@ -367,14 +320,9 @@ def _export(flags_obj, cascade):
     try:
       with explain_error(folder, f'name another --{flag}'):
         if flag == 'export_onnx':
-          cascade_onnx.write(
-              folder, cascade.model, cascade.classifier_ids,
-              cascade.weights.checkpoint_of, flags_obj.image_size, record)
+          cascade_onnx.write(folder, cascade, record)
         else:
-          folder = cascade_export.write(
-              folder, cascade.model, cascade.classifier_ids, cascade.weights,
-              cascade.metric, cascade.thresholds, flags_obj.image_size,
-              takes_bytes, record)
+          folder = cascade_export.write(folder, cascade, takes_bytes, record)
     except tf.errors.OpError as error:  # As of a full disk.
       raise UserError(f'{folder}: cannot be written ({error.message}); name '
                       f'another --{flag}')
@@ -383,8 +331,7 @@ def _export(flags_obj, cascade):
 
 def define_flags():
   """Defines all flags of this command line."""
-  resnet_flags.define_run_cascade_flags(
-      [str(size) for size in sorted(resnet_model.BLOCK_SIZES)])
+  resnet_flags.define_run_cascade_flags()
   flags.adopt_module_key_flags(resnet_flags)
 
 

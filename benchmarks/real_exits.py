@@ -6,7 +6,7 @@ On drawn images in memory and with random weights, on the TensorFlow of the
 Python it is run with, in interleaved rounds,
 
   plain: the network as it is;
-  heads: the network and all heads, and nobody leaves;
+  heads: the cascade where nobody leaves, so with all heads;
   cascade: with images that leave at random places in the batch, for several
     shares of them. A batch of one cannot be split: each exit is timed, and
     the shares weigh the times.
@@ -20,18 +20,20 @@ less than by MACs:
   small_batches_percent: more time for the stages at the sizes of what is left
     of a batch than at the size of the whole batch;
   gather_percent: more time for the cascade than for its stages at the sizes of
-    what is left: choosing, gathering and putting back in order, and noise.
+    what is left: putting together what left at different exits, and noise.
 
 What then is left of the difference is that a MAC of the first layers takes
 longer.
 
 With --onnx there is a second table (requirements-onnx.txt): milliseconds of a
 batch of 1 and of 32 in TensorFlow and in ONNX Runtime, in turns. For batches of
-1, each image's exit is drawn with the shares. The tables goes to stdout and to a CSV file, all else to stderr.
+1, each image's exit is drawn with the shares. The tables go to stdout and to CSV
+files, all else to stderr.
 """
 
 import argparse
 import csv
+import functools
 import io
 import math
 import os
@@ -52,8 +54,8 @@ from tf_compat import configure_logging, num_local_gpus, tf
 import devices as devices_lib
 import resnet_checkpoint
 import resnet_cost
-import resnet_run_loop
 from benchmark_arguments import check_smallest, make_parser
+from cascade_graph import Cascade
 from cascade_session import CascadeSession, profile_stages
 from shared_cascade_json import cumulative_costs
 from shared_files import write_atomically
@@ -116,7 +118,7 @@ def measure(session, images, all_counts, num_rounds):
   """
   rng = np.random.RandomState(0)
   runs = {'plain': lambda: session.run_plain(images),
-          'heads': lambda: session.run_exits(images, list(CLASSIFIER_IDS))}
+          'heads': lambda: session.run_to(images, len(CLASSIFIER_IDS) - 1)}
   for counts in all_counts:
     thresholds = forced_thresholds(counts, rng)
     runs[counts] = lambda fed=thresholds: session.run(images, fed)
@@ -187,16 +189,17 @@ _ONNX_COLUMNS = ('runtime', 'network', 'batch', 'clf0', 'clf1', 'p50 ms',
                  'p99 ms', 'images/s')
 
 
-def onnx_networks(folder, model, checkpoint_of, image_size):
+def onnx_networks(folder, cascade):
   """The whole network and the cascade as `run_onnx_cascade.Cascade`s."""
   import cascade_onnx
   sys.path.insert(0, ROOT)
   import run_onnx_cascade
   networks = []
-  for ids in ([CLASSIFIER_IDS[-1]], list(CLASSIFIER_IDS)):
+  for ids in (cascade.classifier_ids[-1:], cascade.classifier_ids):
     path = os.path.join(folder, f'onnx{len(ids)}')
-    cascade_onnx.write(path, model, ids, checkpoint_of, image_size, {
-        'classifiers': ids, 'metric': 'top1', 'image_size': image_size,
+    cascade_onnx.write(path, cascade._replace(classifier_ids=ids), {
+        'classifiers': ids, 'metric': 'top1',
+        'image_size': cascade.network.image_size,
         'thresholds': [1] * (len(ids) - 1), 'class_names': None,
         'class_names_first_label': 1})
     networks.append(run_onnx_cascade.Cascade(path))
@@ -213,24 +216,22 @@ def onnx_rows(session, whole, cascade, images, num_runs):
     num_runs: of each network.
   """
   rng = np.random.RandomState(0)
-  runs = {('TensorFlow', 'plain', None): lambda exits: session.run_plain(images),
-          ('ONNX Runtime', 'plain', None): lambda exits: whole.run(images)}
-  for shares in ((0, 0),) + _ONNX_SHARES:
-    runs['TensorFlow', 'cascade', shares] = lambda exits: session.run(
-        images, np.where(exits[:, np.newaxis] > [0, 1], np.inf, -np.inf))
-    runs['ONNX Runtime', 'cascade', shares] = lambda exits: cascade.run(
-        images, lambda number, confidences, predicted, rows:
-        exits[rows] == number)
+  all_shares = ((0, 0),) + _ONNX_SHARES
+  runs = {('TensorFlow', 'plain', None): lambda _: session.run_plain(images),
+          ('ONNX Runtime', 'plain', None): lambda _: whole.run(images)}
+  for runtime, of in (('TensorFlow', session), ('ONNX Runtime', cascade)):
+    for shares in all_shares:
+      runs[runtime, 'cascade', shares] = functools.partial(of.run, images)
   seconds = {name: [] for name in runs}
   for _ in range(num_runs + 1):
-    exits_of = {None: None}
-    for shares in ((0, 0),) + _ONNX_SHARES:
-      exits_of[shares] = rng.permutation(np.repeat(
-          range(3), exit_counts(len(images), shares))) if len(images) > 1 else (
-              rng.choice(3, [1], p=[*shares, 1 - sum(shares)]))
+    thresholds = {None: None}
+    for shares in all_shares:
+      counts = exit_counts(len(images), shares) if len(images) > 1 else (
+          rng.multinomial(1, [*shares, 1 - sum(shares)]))
+      thresholds[shares] = forced_thresholds(counts, rng)
     for name, run_once in runs.items():
       start = time.perf_counter()
-      run_once(exits_of[name[2]])
+      run_once(thresholds[name[2]])
       seconds[name].append(time.perf_counter() - start)
   for (runtime, network, shares), of in seconds.items():
     p50, p99 = 1000 * np.percentile(of[1:], [50, 99])  # The first warms up.
@@ -275,19 +276,16 @@ def benchmark(args):
   with tempfile.TemporaryDirectory(
       prefix='real_exits_', dir=args.folder) as folder:
     run_pretrained(argparse.Namespace(**dict(vars(args), folder=folder)))
-    weights = resnet_checkpoint.of_one_checkpoint(
-        resnet_checkpoint.find_checkpoint(folder, '--folder'),
-        {k: resnet_run_loop.exit_variable_shapes(model, k, image_shape)
-         for k in CLASSIFIER_IDS})
-    session = CascadeSession(
-        model, list(CLASSIFIER_IDS), weights, 'top1', [np.inf, np.inf],
-        args.image_size, devices, devices_lib.session_config(devices))
-    networks = args.onnx and onnx_networks(
-        folder, model, weights.checkpoint_of, args.image_size)
+    weights = resnet_checkpoint.to_evaluate(
+        resnet_checkpoint.CheckpointPaths(folder),
+        resnet_checkpoint.exit_shapes(model, CLASSIFIER_IDS, image_shape))
+    cascade = Cascade(model, network, list(CLASSIFIER_IDS), weights, 'top1',
+                      np.full(len(CLASSIFIER_IDS) - 1, np.inf, np.float32))
+    session = CascadeSession(cascade, devices)
+    networks = args.onnx and onnx_networks(folder, cascade)
   with session:
     profile = profile_stages(
-        session, network, list(CLASSIFIER_IDS), max(args.batch_sizes), devices,
-        {'tensorflow': tf.VERSION})
+        session, cascade, devices, max(args.batch_sizes))
     print(f'ResNet-v2-{args.resnet_size}, {args.image_size} pixels; '
           f'{args.rounds} rounds; TensorFlow {tf.VERSION}; {device}')
     print(''.join(f'{title:>{width + 1}}' for title, (width, _) in
