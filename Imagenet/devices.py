@@ -3,13 +3,12 @@
 import contextlib
 import math
 import multiprocessing
+import re
 import typing
 
 from tf_compat import gpu_name, log, mirrored_strategy, tf
 
 from shared_terminal import UserError
-
-_SECONDS_BETWEEN_CHECKPOINTS = 600
 
 
 class Devices(typing.NamedTuple):
@@ -27,7 +26,7 @@ def resolve(num_available_gpus, batch_size, num_gpus=None, cpu_replicas=0,
             data_format=None, uses_strategy=True, all_reduce_alg=None,
             gpu_thread_mode=None, inter_op_threads=0, intra_op_threads=0,
             input_threads=None, num_machines=1):
-  """What the flags ask for, made definite.
+  """What the flags ask for, made definite: `Devices`.
 
   Args:
     num_available_gpus: that TensorFlow can use on this machine.
@@ -36,12 +35,7 @@ def resolve(num_available_gpus, batch_size, num_gpus=None, cpu_replicas=0,
     cpu_replicas: replicas on the CPU instead of GPUs.
     data_format: None for what suits the devices.
     uses_strategy: False with --turn_off_distribution_strategy.
-    gpu_thread_mode: --tf_gpu_thread_mode.
     num_machines: that train together.
-    others: as in `Devices`.
-
-  Returns:
-    `Devices`.
 
   Raises:
     UserError: the devices are not there, or the batch does not divide.
@@ -67,17 +61,15 @@ def resolve(num_available_gpus, batch_size, num_gpus=None, cpu_replicas=0,
                     'replicas need the strategy; ask for one')
   num_replicas = len(replicas) * num_machines
   if batch_size % num_replicas:
-    flag = 'cpu_replicas' if cpu_replicas else 'num_gpus'
     raise UserError(
-        f'--batch_size {batch_size}: not divisible by {num_replicas} replicas '
-        f'(--{flag}); try '
-        f'{math.ceil(batch_size / num_replicas) * num_replicas}')
+        f'--batch_size {batch_size}: not divisible by {num_replicas} replicas; '
+        f'try {math.ceil(batch_size / num_replicas) * num_replicas}')
   if all_reduce_alg and not num_gpus:
     log.warning('--all_reduce_alg %s is for GPUs; running without',
-                       all_reduce_alg)
+                all_reduce_alg)
   if data_format == 'channels_first' and not num_gpus:
     log.warning('--data_format channels_first does not exist on a CPU; '
-                       'using channels_last, which gives the same')
+                'using channels_last, which gives the same')
     data_format = 'channels_last'
   if gpu_thread_mode == 'gpu_private' and num_gpus:
     # As the official code has it: one thread per GPU launches its kernels and
@@ -112,13 +104,11 @@ def describe(devices):
   """What the computation runs on, for people: 'CPU, 2 cores, AMD EPYC ...'."""
   if devices.num_gpus:
     return f'{devices.num_gpus} GPU: {gpu_name()}'
-  model = ''
+  names = []
   with contextlib.suppress(OSError), open('/proc/cpuinfo') as stream:
-    for line in stream:
-      if line.startswith('model name'):
-        model = ', ' + line.split(':', 1)[1].strip()
-        break
-  return f'CPU, {multiprocessing.cpu_count()} cores{model}'
+    names = re.findall(r'^model name\s*: (.*)', stream.read(), re.M)
+  return ', '.join(
+      ['CPU', f'{multiprocessing.cpu_count()} cores'] + names[:1])
 
 
 def session_config(devices):
@@ -137,20 +127,17 @@ def strategy(devices):
   return mirrored_strategy(devices.replicas, devices.all_reduce_alg)
 
 
-def run_config(devices, random_seed, distribution,
-               steps_between_checkpoints=None):
+def run_config(devices, random_seed, distribution, save_steps=None):
   """The Estimator's RunConfig.
 
   Args:
     devices: `Devices`.
     random_seed: of the graph; None for none.
     distribution: a strategy, or None for one replica.
-    steps_between_checkpoints: None to save every ten minutes.
+    save_steps: from checkpoint to checkpoint; None for every ten minutes.
   """
   return tf.estimator.RunConfig(
       train_distribute=distribution, eval_distribute=distribution,
       session_config=session_config(devices), tf_random_seed=random_seed,
-      save_checkpoints_steps=steps_between_checkpoints,
-      save_checkpoints_secs=(
-          None if steps_between_checkpoints
-          else _SECONDS_BETWEEN_CHECKPOINTS))
+      save_checkpoints_steps=save_steps,
+      save_checkpoints_secs=None if save_steps else 600)

@@ -80,15 +80,12 @@ def train(cluster, make_estimator, num_gpus, all_reduce_alg, input_fn, hooks,
   machine is lost, the others may wait for it for ever.
 
   Args:
-    cluster: a `Cluster` of several machines.
     make_estimator: from the strategy for its RunConfig to an Estimator, which
       must save every `STEPS_BETWEEN_CHECKPOINTS`.
-    num_gpus: replicas on this machine; 0 for one on the CPU.
-    all_reduce_alg: see `tf_compat.multi_worker_strategy`.
+    num_gpus, all_reduce_alg: see `tf_compat.multi_worker_strategy`.
     input_fn: to a dataset of batches for one replica; TensorFlow says by its
       `input_context` which part of the records to read.
     hooks: of this machine; only the chief's may write into the model folder.
-    max_steps: the global step at which training ends.
   """
   task = cluster.config['task']
   os.environ[VARIABLE] = json.dumps(cluster.config)

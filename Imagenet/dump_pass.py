@@ -4,8 +4,6 @@
 return classifier after classifier, so there is a session of our own.
 """
 
-import hashlib
-import json
 import os
 import typing
 
@@ -50,13 +48,13 @@ def prepare(job):
 
   Raises:
     UserError: it is not a local folder, cannot be written or is too full; or
-      it holds dumps of another network, of other records or of other shards.
+      it holds dumps of another network or of other records.
   """
   if '://' in job.folder:
     raise UserError(f'--softmax_dir {job.folder}: dumps are written to local '
                     'files; name a folder of this machine')
   _make_writer(job).check_folder()
-  shared_cascade_json.recorded_dumps(job.folder, job.network)
+  shared_cascade_json.recorded_origins(job.folder, job.network)
 
 
 def run(job, model, weights, replicas, session_config, run):
@@ -90,7 +88,11 @@ def run(job, model, weights, replicas, session_config, run):
       'data_format': model.data_format,
       'replicas': list(replicas),
       'batch_size': job.batch_size,
-      'records': {split.name: _records_sha256(split) for split in job.splits},
+      # Names, sizes and counts tell one set of shards from another.
+      'records': {
+          split.name: [(os.path.basename(path), os.path.getsize(path), count)
+                       for path, count in zip(split.paths, split.counts)]
+          for split in job.splits},
       'versions': run['versions'],
   }
   accuracies = {}
@@ -120,21 +122,14 @@ def _make_writer(job, identity=None):
       job.batch_size)
 
 
-def _records_sha256(split):
-  """Tells one set of records from another, without reading them."""
-  return hashlib.sha256(json.dumps([
-      (os.path.basename(path), os.path.getsize(path), count)
-      for path, count in zip(split.paths, split.counts)]).encode()).hexdigest()
-
-
 def _dump_split(job, split, session, writer, weights):
   """Runs the exits over the rows of a split that are still missing.
 
   Returns:
     A dict from classifier, such as 'clf0', to its top-1 and top-5 accuracy.
   """
-  num_rows, num_before = len(writer.rows[split.name]), writer.num_written(
-      split.name)
+  num_rows = len(writer.rows[split.name])
+  num_before = writer.num_written[split.name]
   title = ' '.join(f'clf{k}' for k in job.classifier_ids) + ' ' + split.name
   if job.shard:
     title += f' (shard {job.shard.number} of {job.shard.total})'
@@ -143,7 +138,7 @@ def _dump_split(job, split, session, writer, weights):
   sums = {k: np.zeros(3) for k in job.classifier_ids}
 
   def describe():
-    num_new = writer.num_written(split.name) - num_before
+    num_new = writer.num_written[split.name] - num_before
     return '; '.join(
         'clf{} loss {:.4f}, top-1 {:.4f}, top-5 {:.4f}'.format(
             k, *sums[k] / num_new) for k in job.classifier_ids)
@@ -151,33 +146,25 @@ def _dump_split(job, split, session, writer, weights):
   if num_before < num_rows:
     with explain_read_error({split.name: split.paths}):
       for labels, outputs in session.run(split.name):
-        for k, (probabilities, _, _) in outputs.items():
-          if np.isnan(probabilities).any():
+        for k, (probabilities, top5_classes, _) in outputs.items():
+          of_labels = probabilities[np.arange(len(labels)), labels]
+          is_label = top5_classes == labels[:, np.newaxis]  # [batch, 5]
+          sums[k] += (-np.log(np.maximum(of_labels, _SMALLEST)).sum(),
+                      is_label[:, 0].sum(), is_label.sum())
+          if np.isnan(sums[k][0]):
             raise UserError(
                 f'{weights.sources[k].head_checkpoint}: clf{k} gives softmaxes '
                 'that are not numbers; train it again with --clean and a '
                 'smaller --base_lr, and look for --dtype fp16')
         writer.append(split.name, labels, outputs)
-        for k in job.classifier_ids:
-          sums[k] += _batch_sums(labels, outputs[k])
-        progress.update(writer.num_written(split.name), describe)
-  writer.check_count(split.name)
+        progress.update(writer.num_written[split.name], describe)
+  accuracies = writer.finish_split(split.name)
   progress.finish()
-  accuracies = writer.accuracies(split.name)
   if num_rows:  # A shard may have none.
     for k, (top1, top5) in accuracies.items():
       print(f'clf{k} {split.name}: top-1 {top1:.4f}, top-5 {top5:.4f} of '
             f'{num_rows:,} images')
   return {f'clf{k}': accuracies[k] for k in job.classifier_ids}
-
-
-def _batch_sums(labels, outputs):
-  """Cross-entropy, top-1 hits and top-5 hits of a batch, each summed up."""
-  probabilities, top5_classes, _ = outputs
-  of_labels = probabilities[np.arange(len(labels)), labels]
-  is_label = top5_classes == labels[:, np.newaxis]
-  return (-np.log(np.maximum(of_labels, _SMALLEST)).sum(),
-          is_label[:, 0].sum(), is_label.sum())
 
 
 def _datasets(job, model, writer):
@@ -228,16 +215,15 @@ class ExitSession:
           logits = model.exit_logits(
               tf.cast(part, model.dtype), classifier_ids, trunk_training=False,
               head_training=False)
-          outputs.append({
-              k: resnet_model.exit_output(logits[k]) for k in classifier_ids})
+          # All but the logits.
+          outputs.append({k: resnet_model.exit_output(logits[k])[1:]
+                          for k in classifier_ids})
         savers += resnet_checkpoint.savers(weights.checkpoint_of, scope + '/')
       with tf.device('/cpu:0'):
         self._outputs = {
             k: tuple(
-                tf.concat([getattr(output[k], field) for output in outputs],
-                          axis=0)[:tf.shape(images)[0]]  # [batch, ...]
-                for field in ('probabilities', 'top5_classes',
-                              'top5_probabilities'))
+                tf.concat(values, axis=0)[:tf.shape(images)[0]]  # [batch, ...]
+                for values in zip(*[output[k] for output in outputs]))
             for k in classifier_ids}
       self._session = tf.Session(graph=graph, config=session_config)
       graph.finalize()

@@ -4,7 +4,8 @@ Until a pass is complete, its files are called `NAME.clf0.clf1.unfinished`,
 after the classifiers of the run. Rows are appended in order, so the sizes of
 the files say how far a run has come: on resuming, the batches that all files
 hold whole are done, and all files are cut back to them. One more file says what
-the rows are of. No TensorFlow.
+the rows are of, from when the others have been made until they all have their
+names. No TensorFlow.
 """
 
 import contextlib
@@ -29,14 +30,11 @@ _REMEDY = 'free some space and run the same command again: it continues'
 
 @contextlib.contextmanager
 def locked_classifiers(folder, classifier_ids, shard=None):
-  """Holds the locks of classifiers; waits for runs that dump any of them.
+  """Makes the folder and waits for other runs that dump these classifiers.
 
-  The shards of a pass share their classifiers. They exclude runs that dump
-  these whole, and each excludes a second run of the same shard.
-
-  Args:
-    folder: made if it is not there.
-    shard: the `shared_dumps.DumpShard` of the run, or None.
+  The shards of a pass (`shared_dumps.DumpShard`; None for all rows) share their
+  classifiers. They exclude runs that dump these whole, and each excludes a
+  second run of the same shard.
   """
   with contextlib.ExitStack() as stack:
     for k in sorted(classifier_ids):  # So that no two runs wait for each other.
@@ -61,7 +59,7 @@ class DumpWriter:
         for split in writer.rows:
           for batch in ...:  # From row `writer.next_row(split)` on.
             writer.append(split, labels, outputs)
-          writer.check_count(split)
+          writer.finish_split(split)
         writer.give_names()
 
   If it is left by an exception, the rows stay for the next run. The caller
@@ -69,6 +67,7 @@ class DumpWriter:
 
   Attributes:
     rows: a dict from split to the range of its rows that this run dumps.
+    num_written: how many of them are written, by this run or an earlier one.
   """
 
   def __init__(self, folder, num_images, num_classes, classifier_ids,
@@ -98,13 +97,10 @@ class DumpWriter:
     self._identity = json.loads(json.dumps(identity or {}))
     self._shard = shard
     self._batch_size = batch_size
-    # The identity, first under one name and, from when all rows are written
-    # until all files have their names, under the other.
     self._identity_path = self._path('dump_identity.json') + self._suffix
-    self._complete_path = self._path('dump_complete.json') + self._suffix
     self._files = {split: self._describe_files(split) for split in self.rows}
     self._all_files = sum(self._files.values(), [])
-    self._num_written = dict.fromkeys(self.rows, 0)
+    self.num_written = dict.fromkeys(self.rows, 0)
 
   def _path(self, name):
     return os.path.join(
@@ -113,27 +109,25 @@ class DumpWriter:
   def _describe_files(self, split):
     """The `_NpyFile`s of a split; its labels come first."""
     rows, num_images = self.rows[split], self._num_images[split]
+    top_shape = (min(NUM_TOP, self._num_classes),)
+    described = []
 
-    def describe(name, dtype, row_shape, source=None, bounds=(0, num_images)):
+    def add(name, dtype, row_shape, source, bounds=(0, num_images)):
       start, stop = [min(max(row, rows.start), rows.stop) - rows.start
                      for row in bounds]
       path = self._path(name)
-      return _NpyFile(
-          path, path + self._suffix, dtype, row_shape, source, start, stop)
+      described.append(_NpyFile(
+          path, path + self._suffix, dtype, row_shape, source, start, stop))
 
-    top_shape = (min(NUM_TOP, self._num_classes),)
-    described = [describe(shared_dumps.labels_file_name(split), np.int32, ())]
+    add(shared_dumps.labels_file_name(split), np.int32, (), None)
     for k in self._classifier_ids:
-      described += [
-          describe(name, np.float32, (self._num_classes,), (k, 0), bounds)
-          for name, bounds in zip(
-              shared_dumps.probabilities_file_names(k, split),
-              shared_dumps.part_bounds(split, num_images))]
-      described += [
-          describe(shared_dumps.top5_classes_file_name(k, split), np.int32,
-                   top_shape, (k, 1)),
-          describe(shared_dumps.top5_probabilities_file_name(k, split),
-                   np.float32, top_shape, (k, 2))]
+      for name, bounds in zip(shared_dumps.probabilities_file_names(k, split),
+                              shared_dumps.part_bounds(split, num_images)):
+        add(name, np.float32, (self._num_classes,), (k, 0), bounds)
+      add(shared_dumps.top5_classes_file_name(k, split), np.int32, top_shape,
+          (k, 1))
+      add(shared_dumps.top5_probabilities_file_name(k, split), np.float32,
+          top_shape, (k, 2))
     return described
 
   def check_folder(self):
@@ -141,43 +135,21 @@ class DumpWriter:
 
     Raises:
       UserError: it cannot be written, its disk is too full, or it holds dumps
-        of other records or other shards.
+        of other records.
     """
     with explain_error('--softmax_dir ' + self._folder, 'name another folder'):
       os.makedirs(self._folder, exist_ok=True)
       tempfile.TemporaryFile(dir=self._folder).close()
       free_bytes = shutil.disk_usage(self._folder).free
     for split in self.rows:
-      self._check_shards(split)
       self._check_labels(split)
-    missing_bytes = 0
-    if not self._is_complete():
-      missing_bytes = sum(file.num_missing_bytes() for file in self._all_files)
+    missing_bytes = 0 if self._is_complete() else sum(
+        file.num_missing_bytes() for file in self._all_files)
     if missing_bytes > free_bytes:
       raise UserError(
           f'--softmax_dir {self._folder}: the dumps take '
           f'{missing_bytes // 10**6:,} MB and {free_bytes // 10**6:,} MB are '
           'free; free some space or name a folder on another disk')
-
-  def _check_shards(self, split):
-    """The analysis reads dumps that are whole, or all shards of one total.
-
-    Whole labels may lie beside shards of dumps, and the other way round.
-    """
-    own_total = self._shard and self._shard.total
-    names = [name for k in self._classifier_ids
-             for name in shared_dumps.classifier_file_names(k, split)]
-    for name in shared_dumps.names_in(self._folder):
-      whole_name, shard = shared_dumps.split_shard_name(name)
-      is_labels = whole_name == shared_dumps.labels_file_name(split)
-      if (shard and shard.total) != own_total and (
-          (whole_name or name) in names or (is_labels and own_total)):
-        found, wanted = [f'a shard of {total}' if total else 'a whole dump'
-                         for total in (shard and shard.total, own_total)]
-        raise UserError(
-            f'{os.path.join(self._folder, name)}: {found}, where {wanted} is '
-            'to be written; remove it and what belongs to it, or name another '
-            'folder')
 
   def _check_labels(self, split, labels=(), start=0):
     """Compares the run's labels from `start` on with any in the folder.
@@ -201,21 +173,19 @@ class DumpWriter:
             'records: remove the old dumps or name another folder')
 
   def __enter__(self):
-    try:
-      is_resumed = self._may_resume()
-      for split, files in self._files.items():
-        if is_resumed:
-          self._num_written[split] = self._num_resumed(split)
-        if not self._is_complete():
-          for file in files:
-            file.open(self._num_written[split])
-      if not is_resumed:  # The rows of another run are gone by now.
-        with explain_error(self._identity_path, _REMEDY):
-          with open(self._identity_path, 'w', encoding='utf-8') as stream:
-            json.dump(self._identity, stream)
-    except BaseException:
-      self._close()
-      raise
+    is_resumed = self._may_resume()
+    if is_resumed and self._is_complete():
+      self.num_written = {split: len(rows) for split, rows in self.rows.items()}
+      return self
+    for split, files in self._files.items():
+      if is_resumed:
+        self.num_written[split] = self._num_resumed(split)
+      for file in files:
+        file.open(self.num_written[split])
+    if not is_resumed:  # The rows of another run are gone by now.
+      with explain_error(self._identity_path, _REMEDY):
+        with open(self._identity_path, 'w', encoding='utf-8') as stream:
+          json.dump(self._identity, stream)
     return self
 
   def _num_resumed(self, split):
@@ -224,49 +194,36 @@ class DumpWriter:
     In other batches, softmaxes may differ in their last bits.
     """
     total = len(self.rows[split])
-    if self._is_complete():
-      return total
     num_rows = min(file.num_rows(total) for file in self._files[split])
-    return num_rows if num_rows == total else (
+    return total if num_rows == total else (
         num_rows // self._batch_size * self._batch_size)
 
   def _is_complete(self):
     """Whether a run was stopped while it gave the files their names."""
-    return os.path.exists(self._complete_path)
+    return os.path.exists(self._identity_path) and not os.path.exists(
+        self._all_files[0].unfinished_path)  # It gets its name first.
 
   def _may_resume(self):
     """Whether the rows on the disk are of this identity; says why not."""
-    path = self._complete_path if self._is_complete() else self._identity_path
-    if not os.path.exists(path):
+    if not os.path.exists(self._identity_path):
       return False
     try:
-      with open(path, encoding='utf-8') as stream:
+      with open(self._identity_path, encoding='utf-8') as stream:
         found = json.load(stream)
     except ValueError:  # Stopped as it was written, before the first row.
       found = {}
     different = [name for name in sorted({**found, **self._identity})
                  if found.get(name) != self._identity.get(name)]
-    reason = None
-    if different:
-      reason = f'the interrupted dump used different {", ".join(different)}'
-    elif self._is_complete():
-      reason = next((f'{file.path} is missing' for file in self._all_files
-                     if not os.path.exists(file.written_path())), None)
-    if not reason:
+    if not different:
       return True
     title = ' '.join(f'clf{k}' for k in self._classifier_ids)
-    sys.stderr.write(f'{title}: starting over: {reason}\n')
-    if self._is_complete():
-      os.remove(path)
+    sys.stderr.write(f'{title}: starting over: the interrupted dump used '
+                     f'different {", ".join(different)}\n')
     return False
-
-  def num_written(self, split):
-    """How many of `rows` are written, by this run or an earlier one."""
-    return self._num_written[split]
 
   def next_row(self, split):
     """The row of the whole split to append next."""
-    return self.rows[split].start + self._num_written[split]
+    return self.rows[split].start + self.num_written[split]
 
   def append(self, split, labels, outputs):
     """Adds the next rows of a split.
@@ -279,45 +236,37 @@ class DumpWriter:
         [rows, 5]), best first.
 
     Raises:
-      UserError: there are more rows than images, the labels are not those in
-        the folder, or a file cannot be written.
+      UserError: the labels are not those in the folder, or a file cannot be
+        written.
     """
     labels = np.asarray(labels)
-    start = self._num_written[split]
-    stop = start + len(labels)
-    if stop > len(self.rows[split]):
-      raise UserError(
-          f'{split} has more than the {len(self.rows[split]):,} records '
-          'counted at the start; did the data change during the run?')
+    start = self.num_written[split]
     self._check_labels(split, labels, start)
     for file in self._files[split]:
       file.append(start, labels, outputs)
-    self._num_written[split] = stop
+    self.num_written[split] += len(labels)
 
-  def check_count(self, split):
-    """Raises a UserError if a split is not complete."""
-    num_rows = len(self.rows[split])
-    if self._num_written[split] != num_rows:
-      raise UserError(
-          f'{split} gave {self._num_written[split]:,} images where its shards '
-          f'hold {num_rows:,} records; did the data change during the run?')
-
-  def accuracies(self, split):
-    """Top-1 and top-5 accuracy of a split whose rows are all written.
+  def finish_split(self, split):
+    """Checks that a split is complete; its top-1 and top-5 accuracy.
 
     Returns:
       A dict from classifier to (top-1, top-5), fractions; 0 without images.
+
+    Raises:
+      UserError: there were fewer records than counted, or more.
     """
-    files = {file.source: file for file in self._files[split]}
-    for file in files.values():
-      file.flush()
-    labels = _load(files[None].written_path())[:, np.newaxis]  # [images, 1]
-    num_images = max(len(labels), 1)
+    num_images = len(self.rows[split])
+    if self.num_written[split] != num_images:
+      raise UserError(
+          f'{split} gave {self.num_written[split]:,} images where its shards '
+          f'hold {num_images:,} records; did the data change during the run?')
+    paths = {file.source: file.written_path() for file in self._files[split]}
+    labels = _load(paths[None])[:, np.newaxis]  # [images, 1]
     accuracies = {}
     for k in self._classifier_ids:
-      is_label = _load(files[k, 1].written_path()) == labels  # [images, 5]
-      accuracies[k] = (int(is_label[:, 0].sum()) / num_images,
-                       int(is_label.sum()) / num_images)
+      is_label = _load(paths[k, 1]) == labels  # [images, 5]
+      accuracies[k] = (int(is_label[:, 0].sum()) / max(num_images, 1),
+                       int(is_label.sum()) / max(num_images, 1))
     return accuracies
 
   def give_names(self):
@@ -329,21 +278,20 @@ class DumpWriter:
       UserError: the disk is full, or the folder holds other labels by now.
     """
     for file in self._all_files:
-      file.flush(to_disk=True)
+      file.sync()
     self._close()
     for split, files in self._files.items():
       self._check_labels(split, _load(files[0].written_path()))
     with explain_error(self._folder, _REMEDY):
-      # For a kill between the first name and the last. Another run that was
-      # killed there cannot go on from files that are replaced now.
-      for path in glob.glob(
-          glob.escape(self._path('dump_complete.json')) + '.*'):
-        if path != self._complete_path and any(
-            f'.clf{k}.' in os.path.basename(path)
-            for k in self._classifier_ids):
+      # Another run that was stopped between its first name and its last cannot
+      # go on from files that are replaced now.
+      identity, labels = self._path('dump_identity.json'), self._all_files[0]
+      for path in glob.glob(glob.escape(identity) + '.*'):
+        suffix = path[len(identity):]
+        if (suffix != self._suffix and
+            any(f'.clf{k}.' in suffix for k in self._classifier_ids) and
+            not os.path.exists(labels.path + suffix)):
           os.remove(path)
-      if os.path.exists(self._identity_path):
-        os.replace(self._identity_path, self._complete_path)
       for file in self._all_files:
         if os.path.exists(file.unfinished_path):
           os.replace(file.unfinished_path, file.path)
@@ -352,7 +300,7 @@ class DumpWriter:
     self._close()
     if exception_type is None:
       with contextlib.suppress(FileNotFoundError):
-        os.remove(self._complete_path)
+        os.remove(self._identity_path)
 
   def _close(self):
     for file in self._all_files:
@@ -424,13 +372,12 @@ class _NpyFile:
     assert rows.shape[1:] == self._row_shape, (self.path, rows.shape)
     with explain_error(self.path, _REMEDY):
       self._stream.write(rows.tobytes())
+      self._stream.flush()
 
-  def flush(self, to_disk=False):
+  def sync(self):
     if self._stream:
       with explain_error(self.path, _REMEDY):
-        self._stream.flush()
-        if to_disk:
-          os.fsync(self._stream.fileno())
+        os.fsync(self._stream.fileno())
 
   def close(self):
     stream, self._stream = self._stream, None

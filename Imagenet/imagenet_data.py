@@ -14,8 +14,8 @@ from tf_compat import tf
 
 import shared_dataset
 from shared_dataset import DATASET_FILE_NAME, FRAME_BYTES, FRAME_HEADER_BYTES
-from shared_terminal import Progress
-from shared_terminal import UserError
+from shared_files import explain_error
+from shared_terminal import Progress, UserError
 
 _NUM_THREADS = 16
 
@@ -62,27 +62,22 @@ def count_records(paths):
   """
   def count(path):
     num_records, end = 0, 0
-    try:
+    with explain_error(path, 'build or copy this shard again', 'read'):
       for offset, length in record_frames(path):
         if not length:  # No image has no bytes: filled up with zeros.
           raise corrupt_record(path, offset)
         num_records, end = num_records + 1, offset + FRAME_BYTES + length
       if end != os.path.getsize(path):
         raise corrupt_record(path, offset)
-    except OSError as error:
-      raise UserError(f'{path}: cannot be read ({error.strerror})')
     return num_records
 
   progress = Progress('counting records', len(paths), 'shards')
   counts = []
   # Several reads at the same time, for disks that must seek.
-  pool = multiprocessing.pool.ThreadPool(_NUM_THREADS)
-  try:
-    for number_of_records in pool.imap(count, paths):
-      counts.append(number_of_records)
+  with multiprocessing.pool.ThreadPool(_NUM_THREADS) as pool:
+    for num_records in pool.imap(count, paths):
+      counts.append(num_records)
       progress.update(len(counts))
-  finally:
-    pool.terminate()
   progress.finish()
   return counts
 
@@ -92,22 +87,6 @@ def corrupt_record(path, offset):
   return UserError(
       f'{path}: truncated or corrupt at byte {offset:,} of '
       f'{os.path.getsize(path):,}; build or copy this shard again')
-
-
-def _check_first_record(paths):
-  """Refuses TFRecords of another kind, on which TensorFlow 1.12 crashes."""
-  path = next(path for path in paths if os.path.getsize(path))
-  try:
-    record = next(tf.python_io.tf_record_iterator(path))
-    features = tf.train.Example.FromString(record).features.feature
-  except tf.errors.DataLossError:
-    raise corrupt_record(path, 0)
-  except DecodeError:
-    features = {}
-  for name in ('image/encoded', 'image/class/label'):
-    if name not in features:
-      raise UserError(f'{path}: record 0 has no {name}; step 2 of the README '
-                      'makes the records that are read here')
 
 
 def count_split(data_dir, split, dataset_info):
@@ -126,7 +105,7 @@ def count_split(data_dir, split, dataset_info):
   expected = dataset_info.num_images[split]
   if not num_records:
     raise UserError(f'{folder}: the {split} shards hold no record')
-  _check_first_record(paths)
+  _check_record(next(path for path, count in zip(paths, counts) if count))
   if num_records != expected:
     if os.path.exists(os.path.join(data_dir, DATASET_FILE_NAME)):
       raise UserError(
@@ -138,3 +117,18 @@ def count_split(data_dir, split, dataset_info):
     sys.stderr.write(f'{folder}: {num_records:,} records where ImageNet has '
                      f'{expected:,} images\n')
   return paths, counts
+
+
+def _check_record(path):
+  """Refuses TFRecords of another kind, on which TensorFlow 1.12 crashes."""
+  try:
+    record = next(tf.python_io.tf_record_iterator(path))
+    features = tf.train.Example.FromString(record).features.feature
+  except tf.errors.DataLossError:
+    raise corrupt_record(path, 0)
+  except DecodeError:
+    features = {}
+  for name in ('image/encoded', 'image/class/label'):
+    if name not in features:
+      raise UserError(f'{path}: record 0 has no {name}; step 2 of the README '
+                      'makes the records that are read here')

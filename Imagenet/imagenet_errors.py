@@ -17,15 +17,11 @@ from shared_terminal import UserError
 def explain_read_error(shards):
   """Turns errors of reading `shards` into `UserError`s.
 
-  Any other exception passes as it is.
+  Among them a full disk, and a loss that is not a number. Any other exception
+  passes as it is.
 
   Args:
     shards: a dict from split to paths.
-
-  Raises:
-    UserError: instead of a corrupt record, a record or an image that cannot be
-      decoded, a label out of range, a shard that cannot be read any more, a
-      full disk, or a loss that is not a number.
   """
   try:
     yield
@@ -33,39 +29,45 @@ def explain_read_error(shards):
     explained = _explain(error, shards)
     if explained is None:
       raise
-    raise explained
+    raise UserError(explained)
   except tf.train.NanLossDuringTrainingError:
     raise UserError('the loss is not a number any more; try a smaller learning '
                     'rate (--base_lr)')
 
 
 def _explain(error, shards):
-  """The `UserError` to raise instead of a TensorFlow error, or None."""
+  """What to say instead of a TensorFlow error; None if that is not known."""
   message, reason = error.message, _reason(error.message)
   if (isinstance(error, tf.errors.DataLossError) and
       re.search('(corrupted|truncated) record at', message)):
     return _damaged(shards, ' and '.join(sorted(shards)), 'record',
                     f'is corrupt ({reason})')
   if 'No space left' in message or 'quota exceeded' in message:
-    return UserError(f'the disk is full: {reason}')
+    return f'the disk is full: {reason}'
   match = re.search(
       rf'\[{LABEL_OUT_OF_RANGE}\] \[(-?\d+)\] \[(\d+)\] \[(.*)\]$', message,
       re.M)
   if match:
-    return _label_out_of_range(*match.groups())
+    label, num_classes, name = match.groups()
+    remedy = 'does dataset.json belong to these records?'
+    if label == num_classes:
+      remedy = (f'num_classes {num_classes} counts the background class, 0, so '
+                f'for labels from 1 to {label} it must be {int(label) + 1}')
+    label = '-1 (or none)' if label == '-1' else label
+    return (f'image {name or "without a name"}: label {label} is out of range; '
+            f'{remedy}')
   match = re.search(rf'\[{NOT_A_JPEG}\] \[(.*)\]$', message, re.M)
   if match:
-    return UserError(
-        f'image {match.group(1) or "without a name"}: not a JPEG; build the '
-        'records with build_imagenet_tfrecords.py, which makes it one')
+    return (f'image {match.group(1) or "without a name"}: not a JPEG; build '
+            'the records with build_imagenet_tfrecords.py, which makes it one')
   for is_training, scope in enumerate(PARSER_SCOPES):
     if scope + '/' in message:
       split = ('train' if is_training or 'validation' not in shards else
                'validation')
       return _damaged(shards, split, 'image', f'cannot be decoded ({reason})')
-  if any(reason.startswith(path + ';')
-         for paths in shards.values() for path in paths):
-    return UserError(reason)
+  if reason.startswith(tuple(
+      path + ';' for paths in shards.values() for path in paths)):
+    return reason  # It cannot be read.
   return None
 
 
@@ -79,20 +81,9 @@ def _reason(message):
   return match.group(1) if match else message.split('\n')[0]
 
 
-def _label_out_of_range(label, num_classes, name):
-  remedy = 'does dataset.json belong to these records?'
-  if label == num_classes:
-    remedy = (f'num_classes {num_classes} counts the background class, 0, so '
-              f'for labels from 1 to {label} it must be {int(label) + 1}')
-  label = '-1 (or none)' if label == '-1' else label
-  return UserError(f'image {name or "without a name"}: label {label} is out of '
-                   f'range; {remedy}')
-
-
 def _damaged(shards, split, what, problem):
   """TensorFlow does not say in which shard; the other tool does."""
   folder = os.path.dirname(next(iter(shards.values()))[0])
   data_dir = re.sub('/(train|validation)$', '', folder)
-  return UserError(
-      f'{data_dir}: a {split} {what} {problem}; to find it, run python3 '
-      f'verify_records.py {data_dir} --verify full')
+  return (f'{data_dir}: a {split} {what} {problem}; to find it, run python3 '
+          f'verify_records.py {data_dir} --verify full')

@@ -28,6 +28,25 @@ _READ_BUFFER_BYTES = 1 << 20  # Per shard.
 # The label of a padding image, which no metric counts.
 PADDING_LABEL = -1
 
+# For `imagenet_errors.py`: where the names of a parser's operations begin, in
+# evaluation and in training, and how the assertions' messages begin.
+PARSER_SCOPES = ('parse_evaluation_record', 'parse_training_record')
+LABEL_OUT_OF_RANGE = 'label out of range'
+NOT_A_JPEG = 'not a JPEG'
+
+_BOX_SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
+
+# Every feature has a default, so that what is missing is found by its value and
+# reported with the name of the image. A parse error would name neither.
+_RECORD_FEATURES = {
+    'image/encoded': tf.FixedLenFeature([], tf.string, ''),
+    'image/filename': tf.FixedLenFeature([], tf.string, ''),
+    'image/class/label': tf.FixedLenFeature([], tf.int64, -1),
+}
+_RECORD_FEATURES.update({
+    'image/object/bbox/' + side: tf.VarLenFeature(tf.float32)
+    for side in _BOX_SIDES})
+
 
 def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
              datasets_num_private_threads=None, num_parallel_batches=1,
@@ -60,10 +79,8 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
     A dataset of (images [batch, height, width, 3], labels int32 [batch]).
   """
   shards = find_shards(data_dir, 'train' if is_training else 'validation')
-  if is_training:
-    dataset = training_dataset(shards, seed, input_context)
-  else:
-    dataset = split_dataset(shards)
+  dataset = (_shuffled_dataset(shards, seed, input_context) if is_training
+             else split_dataset(shards))
   return process_record_dataset(
       dataset, is_training, batch_size, SHUFFLE_BUFFER_RECORDS,
       parse_record_fn or record_parser(image_size, num_classes, seed),
@@ -93,7 +110,7 @@ def evaluation_dataset(shards, batch_size, dtype=tf.float32, image_size=None,
       datasets_num_private_threads, num_parallel_batches)
 
 
-def training_dataset(shards, seed=None, input_context=None):
+def _shuffled_dataset(shards, seed, input_context):
   """Serialized records of `shards` in random order; arguments as `input_fn`.
 
   Several workers each take every n-th shard. Where there are fewer shards than
@@ -127,11 +144,9 @@ def process_record_dataset(dataset, is_training, batch_size, shuffle_buffer,
                            seed=None):
   """A dataset of (images, labels), from one of serialized records.
 
-  Args:
-    shuffle_buffer: records to draw from in training.
-    parse_record_fn: from (serialized record, is_training, dtype) to
-      (image, label).
-    others: as for `input_fn`.
+  In training `shuffle_buffer` records are drawn from. `parse_record_fn` is from
+  (serialized record, is_training, dtype) to (image, label). The others are as
+  for `input_fn`.
   """
   dataset = dataset.prefetch(buffer_size=batch_size)
   if is_training:
@@ -142,22 +157,16 @@ def process_record_dataset(dataset, is_training, batch_size, shuffle_buffer,
       lambda record: parse_record_fn(record, is_training, dtype),
       num_parallel_calls=batch_size * num_parallel_batches)
   if num_padding_images:
+    image_type, label_type = dataset.output_types
+    padding = (tf.zeros(dataset.output_shapes[0], image_type),
+               tf.constant(PADDING_LABEL, label_type))
     dataset = dataset.concatenate(
-        _padding_image(dataset).repeat(num_padding_images))
+        tf.data.Dataset.from_tensors(padding).repeat(num_padding_images))
   # `prefetch` outermost: the next batch is made while the model has this one.
   dataset = dataset.batch(batch_size).prefetch(buffer_size=2)
   if datasets_num_private_threads:
     dataset = private_threadpool(dataset, datasets_num_private_threads)
   return dataset
-
-
-def _padding_image(dataset):
-  """A dataset of one black image like those of `dataset`."""
-  image_type, label_type = dataset.output_types
-  image_shape, _ = dataset.output_shapes
-  return tf.data.Dataset.from_tensors((
-      tf.zeros(image_shape, image_type),
-      tf.constant(PADDING_LABEL, label_type)))
 
 
 def parse_record(raw_record, is_training, dtype):
@@ -180,44 +189,35 @@ def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES,
 
   def parse(raw_record, is_training, dtype):
     with tf.name_scope(PARSER_SCOPES[bool(is_training)]):
-      encoded, boxes, label = parse_features(raw_record, num_classes)
-      image = imagenet_preprocessing.preprocess_image(
-          encoded, boxes, image_size, image_size, NUM_CHANNELS, is_training,
-          seed)
-      return tf.cast(image, dtype), label
+      features = tf.parse_single_example(raw_record, _RECORD_FEATURES)
+      encoded, label, name = [features['image/' + feature] for feature in (
+          'encoded', 'class/label', 'filename')]
+      boxes = tf.stack([features['image/object/bbox/' + side].values
+                        for side in _BOX_SIDES], axis=1)  # [boxes, 4]
+      checks = [
+          tf.Assert(tf.logical_and(label >= 0, label < num_classes),
+                    [LABEL_OUT_OF_RANGE, label, num_classes, name]),
+          # TensorFlow would read a PNG or a GIF in evaluation, but not in
+          # training.
+          tf.Assert(tf.image.is_jpeg(encoded), [NOT_A_JPEG, name]),
+          tf.cond(tf.equal(label, 0),
+                  lambda: tf.py_func(_say_label_zero, [name], tf.bool),
+                  lambda: True)]
+      with tf.control_dependencies(checks):
+        image = imagenet_preprocessing.preprocess_image(
+            tf.identity(encoded), boxes[tf.newaxis], image_size, image_size,
+            NUM_CHANNELS, is_training, seed)
+        return tf.cast(image, dtype), tf.to_int32(label)
 
   return parse
 
 
-def parse_features(raw_record, num_classes=IMAGENET_NUM_CLASSES):
-  """What a record holds; arguments as for `record_parser`.
-
-  Returns:
-    (the encoded image, a scalar string; bounding boxes float32 [1, boxes, 4];
-    label int32 []).
-  """
-  features = tf.parse_single_example(raw_record, _RECORD_FEATURES)
-  encoded, label, name = [features['image/' + feature] for feature in (
-      'encoded', 'class/label', 'filename')]
-  checks = [
-      tf.Assert(tf.logical_and(label >= 0, label < num_classes),
-                [LABEL_OUT_OF_RANGE, label, num_classes, name]),
-      # TensorFlow would read a PNG or a GIF in evaluation, but not in training.
-      tf.Assert(tf.image.is_jpeg(encoded), [NOT_A_JPEG, name]),
-      tf.cond(tf.equal(label, 0),
-              lambda: tf.py_func(_say_label_zero, [name], tf.bool),
-              lambda: True)]
-  with tf.control_dependencies(checks):
-    return (tf.identity(encoded), _bounding_boxes(features),
-            tf.to_int32(label))
-
-
-_said = set()  # What a process has said of its records.
+_said_label_zero = []  # The first image of which it was said.
 
 
 def _say_label_zero(name):
-  if 'label 0' not in _said:
-    _said.add('label 0')
+  if not _said_label_zero:
+    _said_label_zero.append(name)
     sys.stderr.write(
         f'image {name.decode("utf-8", "replace")}: label 0 is that of the '
         'background class, which no image should have; labels begin at 1, and '
@@ -230,32 +230,6 @@ def parse_file_name(raw_record):
   feature = 'image/filename'
   return tf.parse_single_example(
       raw_record, {feature: _RECORD_FEATURES[feature]})[feature]
-
-
-# For `imagenet_errors.py`: where the names of a parser's operations begin, in
-# evaluation and in training, and how the assertions' messages begin.
-PARSER_SCOPES = ('parse_evaluation_record', 'parse_training_record')
-LABEL_OUT_OF_RANGE = 'label out of range'
-NOT_A_JPEG = 'not a JPEG'
-
-_BOX_SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
-
-# Every feature has a default, so that what is missing is found by its value and
-# reported with the name of the image. A parse error would name neither.
-_RECORD_FEATURES = {
-    'image/encoded': tf.FixedLenFeature([], tf.string, ''),
-    'image/filename': tf.FixedLenFeature([], tf.string, ''),
-    'image/class/label': tf.FixedLenFeature([], tf.int64, -1),
-}
-_RECORD_FEATURES.update({
-    'image/object/bbox/' + side: tf.VarLenFeature(tf.float32)
-    for side in _BOX_SIDES})
-
-
-def _bounding_boxes(features):
-  """float32 [1, boxes, 4], (y_min, x_min, y_max, x_max); often no boxes."""
-  sides = [features['image/object/bbox/' + side].values for side in _BOX_SIDES]
-  return tf.expand_dims(tf.stack(sides, axis=1), 0)
 
 
 def get_synth_input_fn(height, width, num_channels, num_classes,

@@ -66,10 +66,6 @@ class ImagenetModel(resnet_model.Model):
                dtype=resnet_model.DEFAULT_DTYPE,
                batch_norm_decay=resnet_model.BATCH_NORM_DECAY):
     """Arguments as for `resnet_model.Model`; sizes are in `BLOCK_SIZES`."""
-    if resnet_size not in resnet_model.BLOCK_SIZES:
-      raise ValueError(f'resnet_size must be one of '
-                       f'{sorted(resnet_model.BLOCK_SIZES)}, not '
-                       f'{resnet_size!r}')
     super().__init__(
         resnet_size=resnet_size,
         bottleneck=resnet_size >= 50,
@@ -94,17 +90,10 @@ def get_synth_input_fn(dtype):
 
 
 def imagenet_model_fn(features, labels, mode, params):
-  """The Estimator's model function, with ImageNet's schedule.
+  """`resnet_run_loop.resnet_model_fn` with ImageNet's schedule.
 
-  Args:
-    features: images, or a dict of 'image' and 'label'.
-    labels: int [batch], or None.
-    mode: a `tf.estimator.ModeKeys`.
-    params: the official code's dict, or `resnet_run_loop.model_params`. Without
-      what the latter adds it is the plain network on ImageNet.
-
-  Returns:
-    An EstimatorSpec; see `resnet_run_loop.resnet_model_fn`.
+  `params` is the official code's dict, or `resnet_run_loop.model_params`.
+  Without what the latter adds it is the plain network on ImageNet.
   """
   schedule = dict(
       _FINE_TUNE_SCHEDULE if params['fine_tune'] else _TRAIN_SCHEDULE)
@@ -141,9 +130,7 @@ def imagenet_model_fn(features, labels, mode, params):
 
 def define_imagenet_flags():
   """Defines all flags of this command line."""
-  resnet_flags.define_resnet_flags(
-      resnet_size_choices=[
-          str(size) for size in sorted(resnet_model.BLOCK_SIZES)])
+  resnet_flags.define_resnet_flags()
   flags.adopt_module_key_flags(resnet_flags)
   flags.DEFINE_float(
       'base_lr', None, lower_bound=0,
@@ -168,8 +155,7 @@ def run_imagenet(flags_obj):
   run = _run_settings(flags_obj, cluster, dataset, splits)
   if run.dump:
     dump_pass.prepare(run.dump)
-  shards = {split.name: split.paths for split in splits}
-  with explain_read_error(shards):
+  with explain_read_error({split.name: split.paths for split in splits}):
     return resnet_run_loop.resnet_main(
         run, imagenet_model_fn, _input_function(flags_obj, run), DATASET_NAME)
 
@@ -207,13 +193,11 @@ def _check_flags(flags_obj, cluster):
   if cluster.num_workers > 1:
     # With --clean, a machine that looks before the chief has removed them
     # would take the old checkpoints for its own.
-    for name in ('clean', 'cpu_replicas', 'turn_off_distribution_strategy'):
+    for name in ('clean', 'eval_only', 'cpu_replicas',
+                 'turn_off_distribution_strategy'):
       if flags_obj[name].value:
         raise UserError(f'--{name}: not with TF_CONFIG, the machines that '
                         'train together; leave one of them out')
-    if not _is_training(flags_obj):
-      raise UserError('TF_CONFIG: several machines can train, but one '
-                      'evaluates and dumps; unset the variable')
 
 
 def check_image_size(image_size):
@@ -269,7 +253,7 @@ def _run_settings(flags_obj, cluster, dataset, splits):
       int(flags_obj.resnet_size), devices.data_format, dataset.num_classes,
       int(flags_obj.resnet_version), DTYPES[flags_obj.dtype],
       flags_obj.batch_norm_decay)
-  mode, train, dump, export = 'eval_only', None, None, None
+  mode, train, dump = 'eval_only', None, None
   if _is_training(flags_obj):
     mode = 'fine_tune' if flags_obj.fine_tune else 'train'
     train = resnet_run_loop.TrainSettings(
@@ -286,9 +270,6 @@ def _run_settings(flags_obj, cluster, dataset, splits):
         shared_dumps.parse_shard(flags_obj.dump_shard), flags_obj.batch_size,
         flags_obj.image_size, devices.input_threads,
         flags_obj.datasets_num_parallel_batches or 1)
-  if flags_obj.export_dir:
-    export = resnet_run_loop.ExportSettings(
-        flags_obj.export_dir, flags_obj.image_bytes_as_serving_input)
   return resnet_run_loop.RunSettings(
       mode=mode,
       classifier_ids=classifier_ids,
@@ -309,7 +290,8 @@ def _run_settings(flags_obj, cluster, dataset, splits):
       flag_values=flag_values(flags_obj),
       train=train,
       dump=dump,
-      export=export)
+      export_dir=flags_obj.export_dir,
+      exports_image_bytes=flags_obj.image_bytes_as_serving_input)
 
 
 def flag_values(flags_obj):

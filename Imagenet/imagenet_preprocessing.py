@@ -12,13 +12,11 @@ from tf_compat import tf
 CHANNEL_MEANS = (123.68, 116.78, 103.94)
 
 DEFAULT_IMAGE_SIZE = 224
-# Before its 224 x 224 centre is taken, an image's smaller side becomes 256.
-_RESIZE_MIN_AT_DEFAULT_SIZE = 256
 
 
 def resize_min(image_size):
-  """The length an image's smaller side is resized to; 256 for 224 pixels."""
-  return image_size * _RESIZE_MIN_AT_DEFAULT_SIZE // DEFAULT_IMAGE_SIZE
+  """What an image's smaller side becomes before its centre is taken."""
+  return image_size * 256 // DEFAULT_IMAGE_SIZE
 
 
 def preprocess_image(image_buffer, bbox, output_height, output_width,
@@ -36,8 +34,17 @@ def preprocess_image(image_buffer, bbox, output_height, output_width,
     float32 [output_height, output_width, num_channels], grey levels from 0 to
     255 less the channel means.
   """
-  image = decode_image(image_buffer, bbox, num_channels, is_training, seed)
-  image = resize_and_crop(image, output_height, output_width, is_training)
+  if is_training:
+    image = _decode_random_crop(image_buffer, bbox, num_channels, seed)
+    image = _resize(image, output_height, output_width)
+    image.set_shape([output_height, output_width, num_channels])
+  else:
+    # The whole image, although only the centre is kept. Decoding just the crop
+    # was tried: two thirds of the time go into Huffman codes, which have to be
+    # read anyway (benchmarks/decode_rates.py), and a JPEG whose end is missing
+    # would go unnoticed.
+    image = tf.image.decode_jpeg(image_buffer, channels=num_channels)
+    image = resize_and_crop(image, output_height, output_width)
   return subtract_channel_means(image)
 
 
@@ -55,32 +62,12 @@ def preprocess_images(image_buffers, output_height, output_width,
       image_buffers, dtype=tf.float32, back_prop=False)
 
 
-def decode_image(image_buffer, bbox, num_channels, is_training, seed=None):
-  """The part of an image that `resize_and_crop` takes.
-
-  In evaluation that is the whole image, although only the centre is kept.
-  Decoding just the crop was tried: two thirds of the time go into Huffman
-  codes, which have to be read anyway (benchmarks/decode_rates.py), and a JPEG
-  whose end is missing would go unnoticed.
-
-  Returns:
-    uint8 [height, width, num_channels].
-  """
-  if is_training:
-    return _decode_random_crop(image_buffer, bbox, num_channels, seed)
-  return tf.image.decode_jpeg(image_buffer, channels=num_channels)
-
-
-def resize_and_crop(image, output_height, output_width, is_training):
-  """A decoded image at its final size: resized; in evaluation, its centre.
+def resize_and_crop(image, output_height, output_width):
+  """The centre of an image [height, width, channels], resized, for evaluation.
 
   Returns:
     float32 [output_height, output_width, channels], grey levels.
   """
-  if is_training:
-    image = _resize(image, output_height, output_width)
-    image.set_shape([output_height, output_width, None])
-    return image
   height, width = _size_for_crop(
       image, resize_min(max(output_height, output_width)))
   return _central_crop(

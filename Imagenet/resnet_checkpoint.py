@@ -13,17 +13,17 @@ To train (`to_train`):
      synthetic images.
 
 To evaluate and dump (`to_evaluate`):
-  1. One classifier with all its variables in --model_dir: from there.
-  2. The trunk: from -pmcp, else from --model_dir.
-  3. Each head: from the one of --head_model_dirs (default: --model_dir) that
+  1. The trunk: from --model_dir, if that has all variables of the one
+     classifier asked for; else from -pmcp, else from --model_dir.
+  2. Each head: from the one of --head_model_dirs (default: --model_dir) that
      has it, else from the trunk's checkpoint.
 
 For example `--eval_only --classifier_id 0,2 -md heads -pmcp official`, with a
 clf0 that was fine-tuned in `heads`: the trunk and clf2's head come from
-`official` (2, 3), clf0's head from `heads` (3).
+`official`, clf0's head from `heads`.
 
-All exits of a cascade share one trunk. Wherever -pmcp, or the trunk chosen by
-rule 2, is not the trunk that a head was trained on, the run is refused.
+All exits of a cascade share one trunk. Where -pmcp, or the trunk chosen, is
+not the trunk that a head was trained on, the run is refused.
 """
 
 import collections
@@ -47,8 +47,8 @@ _AVERAGES = ('/moving_mean', '/moving_variance')
 
 class CheckpointPaths(typing.NamedTuple):
   """Where checkpoints may come from, as the flags say."""
-  model_dir: str                             # It need not exist.
-  pretrained: typing.Optional[str] = None    # -pmcp: a folder or a prefix.
+  model_dir: str                              # It need not exist.
+  pretrained: typing.Optional[str] = None     # -pmcp: a folder or a prefix.
   head_model_dirs: typing.Sequence[str] = ()  # Empty for model_dir.
   clean: bool = False  # A checkpoint in model_dir does not count.
   # --trunk_batch_norm=update: training moved the trunk's moving averages away
@@ -74,8 +74,7 @@ def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
   """Decides what training starts from; rules above.
 
   Args:
-    shapes: a dict from the names of the training graph's variables to their
-      shapes.
+    shapes: `shapes_of_variables` of the training graph.
     classifier_ids: the classifiers that are trained.
     fine_tune: whether their heads alone are trained.
     may_start_anew: whether rule 3 applies.
@@ -88,7 +87,7 @@ def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
       of another trunk than -pmcp; or resuming would drop a head.
   """
   trunk = [name for name in shapes if is_pretrained(name, classifier_ids)]
-  pretrained, resumed = _find_pretrained(paths), _find_earlier(paths)
+  pretrained, resumed = _find(paths)
   _log_group('training', [
       name for name in shapes if name + _OPTIMIZER_SLOT in shapes])
   # 1.
@@ -99,9 +98,9 @@ def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
       _check_keeps_heads(resumed, shapes, classifier_ids)
       if pretrained:
         _check_resumed_trunk(paths, trunk, resumed, pretrained)
+    # The Estimator goes by the `checkpoint` file. It may be missing, or name
+    # the folder that this one was copied from.
     if _named_checkpoint(paths.model_dir) != resumed:
-      # The Estimator goes by the `checkpoint` file. It may be missing, or name
-      # the folder that this one was copied from.
       tf.train.update_checkpoint_state(paths.model_dir, resumed)
     _log_group(f'resuming from {resumed}', list(shapes))
     return None
@@ -120,41 +119,40 @@ def to_train(paths, shapes, classifier_ids, fine_tune, may_start_anew):
   return None
 
 
-def to_evaluate(paths, exit_shapes):
+def to_evaluate(paths, shapes_of_exits):
   """Decides where the weights of an evaluation come from; rules above.
 
   Args:
-    exit_shapes: an ordered dict from classifier to the shapes by name of the
-      variables that it needs.
+    shapes_of_exits: from `exit_shapes`.
+
+  Returns:
+    `ExitWeights`.
 
   Raises:
     UserError: something is missing or has another shape, or a head was trained
       on another trunk than it would get.
   """
-  pretrained, in_model_dir = _find_pretrained(paths), _find_earlier(paths)
+  pretrained, in_model_dir = _find(paths)
   # 1.
-  if in_model_dir and len(exit_shapes) == 1 and not paths.head_model_dirs:
-    (k, shapes), = exit_shapes.items()
-    if not pretrained or set(shapes) <= _names_in(in_model_dir):
-      check_variables(in_model_dir, shapes,
-                      'is --model_dir of this classifier and this network?')
-      if pretrained:
-        _check_resumed_trunk(paths, _split(shapes, k)[0], in_model_dir,
-                             pretrained)
-      return of_one_checkpoint(in_model_dir, exit_shapes)
-  # 2.
   trunk_checkpoint = pretrained or in_model_dir
   if not trunk_checkpoint:
     raise UserError(
         f'--eval_only: --model_dir {paths.model_dir} holds no checkpoint and '
         '--pretrained_model_checkpoint_path (-pmcp) is not given')
-  # 3.
+  if pretrained and in_model_dir and not paths.head_model_dirs and len(
+      shapes_of_exits) == 1:
+    (k, shapes), = shapes_of_exits.items()
+    if set(shapes) <= set(_saved_shapes(in_model_dir)):
+      trunk, _ = _split(shapes, k)
+      _check_resumed_trunk(paths, trunk, in_model_dir, pretrained)
+      trunk_checkpoint = in_model_dir
+  # 2.
   head_candidates = [find_checkpoint(folder, '--head_model_dirs')
                      for folder in paths.head_model_dirs]
   if in_model_dir and not head_candidates:
     head_candidates = [in_model_dir]
   checkpoint_of = collections.OrderedDict()
-  for k, shapes in exit_shapes.items():
+  for k, shapes in shapes_of_exits.items():
     trunk, head = _split(shapes, k)
     head_checkpoint = _find_head(k, head, head_candidates, trunk_checkpoint)
     for names, checkpoint in ((trunk, trunk_checkpoint),
@@ -168,54 +166,67 @@ def to_evaluate(paths, exit_shapes):
           'perhaps for --trunk_batch_norm=update; dump it alone, with its own '
           f'trunk: --classifier_id {k} and its folder as --model_dir, without '
           '-pmcp')
-  return _with_sources(checkpoint_of, exit_shapes)
+  return _with_sources(checkpoint_of, shapes_of_exits)
+
+
+def exit_shapes(model, classifier_ids, image_shape):
+  """An ordered dict from classifier to the shapes of what it alone needs.
+
+  Args:
+    model: a `resnet_model.Model`.
+    image_shape: [height, width, channels].
+  """
+  shapes_of_exits = collections.OrderedDict()
+  for k in classifier_ids:
+    with tf.Graph().as_default():
+      model.exit_logits(tf.placeholder(model.dtype, [None] + image_shape), [k],
+                        trunk_training=False, head_training=False)
+      shapes_of_exits[k] = shapes_of_variables()
+  return shapes_of_exits
+
+
+def shapes_of_variables():
+  """An ordered dict from name to shape (a list), of the default graph."""
+  return collections.OrderedDict(
+      (variable.op.name, variable.shape.as_list())
+      for variable in tf.global_variables())
 
 
 def saved_num_classes(paths):
   """Outputs of the network's own classifier in `paths`; None if not there."""
-  checkpoint = _find_pretrained(paths) or _find_earlier(paths)
+  pretrained, in_model_dir = _find(paths)
+  checkpoint = pretrained or in_model_dir
   shape = checkpoint and _saved_shapes(checkpoint).get(resnet_model.head_prefix(
       resnet_model.FINAL_CLASSIFIER_ID) + 'bias')
   return shape and shape[0]
 
 
-def of_one_checkpoint(checkpoint, exit_shapes):
-  """`ExitWeights` of a checkpoint that has all of them."""
-  return _with_sources(collections.OrderedDict(
-      (name, checkpoint) for shapes in exit_shapes.values()
-      for name in shapes), exit_shapes)
-
-
 # ---- The rules' parts -------------------------------------------------------
 
-def _find_pretrained(paths):
-  return paths.pretrained and find_checkpoint(paths.pretrained, '-pmcp')
-
-
-def _find_earlier(paths):
-  return None if paths.clean else newest_checkpoint(paths.model_dir)
+def _find(paths):
+  """The checkpoints of -pmcp and of --model_dir; None where there is none."""
+  return (paths.pretrained and find_checkpoint(paths.pretrained, '-pmcp'),
+          None if paths.clean else newest_checkpoint(paths.model_dir))
 
 
 def _find_head(classifier_id, names, candidates, trunk_checkpoint):
   """The one checkpoint of `candidates` with this head, else the trunk's."""
-  found = [checkpoint for checkpoint in candidates
-           if set(names) & _names_in(checkpoint)]
+  def with_head(checkpoints):
+    return [checkpoint for checkpoint in checkpoints
+            if set(names) & set(_saved_shapes(checkpoint))]
+
+  found = with_head(candidates) or with_head([trunk_checkpoint])
+  if not found:
+    places = ' nor in '.join(candidates + [trunk_checkpoint])
+    raise UserError(
+        f'clf{classifier_id}: its head is not in {places}; train it with '
+        '--fine_tune and name its folder in --model_dir or --head_model_dirs '
+        '(that of the network itself is in the pretrained one, -pmcp)')
   if len(found) > 1:
     raise UserError(
         f'--head_model_dirs: clf{classifier_id} is in {found[0]} and in '
         f'{found[1]}; name one of them')
-  if found:
-    return found[0]
-  if set(names) & _names_in(trunk_checkpoint):
-    return trunk_checkpoint
-  remedy = ('train it with --fine_tune and name its folder in --model_dir or '
-            '--head_model_dirs')
-  if classifier_id == resnet_model.FINAL_CLASSIFIER_ID:
-    remedy = ('it is part of the pretrained network, '
-              '--pretrained_model_checkpoint_path (-pmcp)')
-  places = ' nor in '.join(candidates + [trunk_checkpoint])
-  raise UserError(
-      f'clf{classifier_id}: its head is not in {places}; {remedy}')
+  return found[0]
 
 
 def _split(names, classifier_id):
@@ -225,7 +236,7 @@ def _split(names, classifier_id):
           [name for name in names if name.startswith(prefix)])
 
 
-def _with_sources(checkpoint_of, exit_shapes):
+def _with_sources(checkpoint_of, shapes_of_exits):
   """Adds the digests of each exit, and logs where each group comes from."""
   readers = {checkpoint: tf.train.load_checkpoint(checkpoint)
              for checkpoint in set(checkpoint_of.values())}
@@ -233,14 +244,13 @@ def _with_sources(checkpoint_of, exit_shapes):
   def sha256(names):
     digest = hashlib.sha256()
     for name in sorted(names):
-      checkpoint = checkpoint_of[name]
-      value = _read(readers[checkpoint], checkpoint, name)
+      value = readers[checkpoint_of[name]].get_tensor(name)
       digest.update(f'{name} {value.dtype} {list(value.shape)}\n'.encode())
       digest.update(np.ascontiguousarray(value))
     return digest.hexdigest()
 
   sources = collections.OrderedDict()
-  for k, shapes in exit_shapes.items():
+  for k, shapes in shapes_of_exits.items():
     trunk, head = _split(shapes, k)
     sources[k] = ExitSource(checkpoint_of[trunk[0]], sha256(trunk),
                             checkpoint_of[head[0]], sha256(head))
@@ -270,11 +280,12 @@ def is_pretrained(variable_name, classifier_ids):
 def _check_same_trunk(what, trunk, checkpoint, other, remedy,
                       averages_drift=False):
   """Refuses weights (`what`, for the message) of another trunk than `other`."""
-  first, second = [tf.train.load_checkpoint(prefix)
-                   for prefix in (checkpoint, other)]
-  differing = [name for name in trunk if not (
-      first.has_tensor(name) and second.has_tensor(name) and
-      np.array_equal(first.get_tensor(name), second.get_tensor(name)))]
+  with _explain_unreadable(other, '-pmcp must be of this network'):
+    first, second = [tf.train.load_checkpoint(prefix)
+                     for prefix in (checkpoint, other)]
+    differing = [name for name in trunk if not (
+        first.has_tensor(name) and second.has_tensor(name) and
+        np.array_equal(first.get_tensor(name), second.get_tensor(name)))]
   if averages_drift:
     differing = [name for name in differing if not name.endswith(_AVERAGES)]
   if differing:
@@ -286,12 +297,11 @@ def _check_same_trunk(what, trunk, checkpoint, other, remedy,
 
 def _check_resumed_trunk(paths, trunk, resumed, pretrained):
   """Refuses a --model_dir that was trained on another trunk than -pmcp."""
-  with _explain_unreadable(pretrained, '-pmcp must be of this network'):
-    _check_same_trunk(
-        '--model_dir', trunk, resumed, pretrained,
-        'name another --model_dir, leave out -pmcp to use the trunk of '
-        '--model_dir, or pass --trunk_batch_norm=update if it was trained so',
-        paths.averages_drift)
+  _check_same_trunk(
+      '--model_dir', trunk, resumed, pretrained,
+      'name another --model_dir, leave out -pmcp to use the trunk of '
+      '--model_dir, or pass --trunk_batch_norm=update if it was trained so',
+      paths.averages_drift)
 
 
 def _check_keeps_heads(resumed, shapes, classifier_ids):
@@ -300,10 +310,8 @@ def _check_keeps_heads(resumed, shapes, classifier_ids):
   The next checkpoint would lack it, and the old ones are deleted in time.
   """
   others = set(_saved_shapes(resumed)) - set(shapes)
-  dropped = [k for k in resnet_model.CLASSIFIER_IDS
-             if k not in classifier_ids and
-             any(name.startswith(resnet_model.head_prefix(k))
-                 for name in others)]
+  dropped = [k for k in resnet_model.CLASSIFIER_IDS if any(
+      name.startswith(resnet_model.head_prefix(k)) for name in others)]
   if dropped:
     together = ','.join(map(str, sorted(dropped + list(classifier_ids))))
     raise UserError(
@@ -317,12 +325,11 @@ def check_variables(checkpoint, shapes, remedy):
 
   Args:
     checkpoint: a prefix.
-    shapes: a dict from variable name to shape (a list).
-    remedy: what to do, for the message.
+    shapes: as of `shapes_of_variables`.
 
   Raises:
     UserError: the checkpoint cannot be read, or lacks a variable, or has one
-      of another shape; names them. Or its training diverged.
+      of another shape; ends in `remedy`. Or its training diverged.
   """
   saved = _saved_shapes(checkpoint, remedy)
   wrong = [
@@ -337,27 +344,16 @@ def check_variables(checkpoint, shapes, remedy):
   with _explain_unreadable(checkpoint, remedy):
     reader = tf.train.load_checkpoint(checkpoint)
     for name in shapes:
-      _read(reader, checkpoint, name)
-
-
-def _read(reader, checkpoint, name):
-  """The value of a variable, which must be finite."""
-  value = reader.get_tensor(name)
-  if not np.isfinite(value).all():
-    raise UserError(f'{checkpoint}: {name} is not finite, so its training '
-                    'diverged; train again with --clean and a smaller rate '
-                    '(--base_lr)')
-  return value
+      if not np.isfinite(reader.get_tensor(name)).all():
+        raise UserError(f'{checkpoint}: {name} is not finite, so its training '
+                        'diverged; train again with --clean and a smaller rate '
+                        '(--base_lr)')
 
 
 def _saved_shapes(checkpoint, remedy='copy it again or name another folder'):
   """A dict from variable name to shape."""
   with _explain_unreadable(checkpoint, remedy):
     return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-
-
-def _names_in(checkpoint):
-  return set(_saved_shapes(checkpoint))
 
 
 @contextlib.contextmanager
@@ -386,8 +382,7 @@ def find_checkpoint(path, flag_name):
   """
   prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
   try:
-    if any(tf.gfile.Exists(name) and not tf.gfile.IsDirectory(name)
-           for name in (prefix + '.index', prefix)):
+    if tf.gfile.Exists(prefix + '.index'):
       return prefix
     checkpoint = newest_checkpoint(prefix)
   except tf.errors.OpError as error:  # No such scheme, no permission.
@@ -406,16 +401,16 @@ def newest_checkpoint(folder):
   folder in which somebody else trained (as in the official archives), by the
   number of steps.
   """
+  if not tf.gfile.IsDirectory(folder):
+    return None
   named = _named_checkpoint(folder)
-  if named is not None:
-    here = os.path.join(folder, os.path.basename(named))
-    if tf.gfile.Exists(here + '.index'):
-      return here
-  names = tf.gfile.ListDirectory(folder) if tf.gfile.IsDirectory(
-      folder) else []
+  here = named and os.path.join(folder, os.path.basename(named))
+  if here and tf.gfile.Exists(here + '.index'):
+    return here
   prefixes = [os.path.join(folder, name[:-len('.index')])
-              for name in names if name.endswith('.index')]
-  return max(prefixes, key=_steps) if prefixes else None
+              for name in tf.gfile.ListDirectory(folder)
+              if name.endswith('.index')]
+  return max(prefixes, key=_steps, default=None)
 
 
 def _named_checkpoint(folder):

@@ -14,11 +14,8 @@ from resnet_model import CLASSIFIER_IDS, head_prefix
 def describe(model, image_size):
   """The network of a model, with the cost of all its classifiers.
 
-  Builds them in a graph of its own, for one image; nothing is run.
-
-  Args:
-    model: a `resnet_model.Model`.
-    image_size: height and width of an image, in pixels.
+  Builds them in a graph of its own, for one image of so many pixels in height
+  and width; nothing is run.
 
   Returns:
     A `shared_cascade_json.Network`.

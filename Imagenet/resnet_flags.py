@@ -24,10 +24,8 @@ def run_command_line(define_flags, run, log_level=logging.INFO):
   """Defines and parses the flags, runs, and ends the process.
 
   Args:
-    define_flags: a function without arguments.
-    run: a function from the parsed flags and a list of the arguments that are
-      no flags to the exit status, or None; what it may raise is in
-      `shared_terminal.run_main`.
+    run: a function from the parsed flags and the list of the arguments that
+      are no flags to the exit status, or None; see `shared_terminal.run_main`.
     log_level: of our own log lines.
   """
   def parse(argv):
@@ -68,19 +66,9 @@ def _define_path(name, default, **kwargs):
                serializer=flags.ArgumentSerializer(), **kwargs)
 
 
-def define_resnet_flags(resnet_size_choices=None):
-  """Defines every flag; `resnet_size_choices` are strings, or None for any."""
-  _define_network_flags(resnet_size_choices)
-  _define_base_flags()
-  _define_performance_flags()
-  _define_model_flags()
-  _define_cascade_flags()
-  _define_added_flags()
-
-
-def define_run_cascade_flags(resnet_size_choices):
+def define_run_cascade_flags():
   """Defines the flags of `run_cascade.py`, some of which are shared."""
-  _define_network_flags(resnet_size_choices)
+  _define_network_flags()
   _define_path(
       'data_dir', None, short_name='dd',
       help='Folder of the TFRecords, or of their dataset.json for the names of '
@@ -127,17 +115,15 @@ def define_run_cascade_flags(resnet_size_choices):
       '4 ... --batch_size images, into stage_seconds.json in --output_dir.')
 
 
-def _define_network_flags(resnet_size_choices):
+def _define_network_flags(resnet_size_choices=None):
   """The flags of both command lines: network, weights, and devices."""
   flags.DEFINE_enum(
       'resnet_version', '1', ['1', '2'], short_name='rv',
       help='1: BN and ReLU after each convolution; 2: before.')
-  size_help = 'Depth of the network.'
-  if resnet_size_choices is None:
-    flags.DEFINE_string('resnet_size', '50', short_name='rs', help=size_help)
-  else:
-    flags.DEFINE_enum('resnet_size', '50', resnet_size_choices,
-                      short_name='rs', help=size_help)
+  flags.DEFINE_enum(
+      'resnet_size', '50', resnet_size_choices or [
+          str(size) for size in sorted(resnet_model.BLOCK_SIZES)],
+      short_name='rs', help='Depth of the network.')
   flags.DEFINE_integer(
       'image_size', 224,
       help='Height and width of the images, a multiple of 32.')
@@ -189,7 +175,12 @@ def _define_network_flags(resnet_size_choices):
       help='--export_dir: the SavedModel takes JPEG bytes, not image tensors.')
 
 
-def _define_base_flags():
+def define_resnet_flags(resnet_size_choices=None):
+  """Defines every flag of training, evaluation and dumps.
+
+  `resnet_size_choices` are strings; None for the sizes of `BLOCK_SIZES`.
+  """
+  _define_network_flags(resnet_size_choices)
   _define_path(
       'data_dir', '/tmp', short_name='dd',
       help='Folder of the TFRecords.')
@@ -221,9 +212,6 @@ def _define_base_flags():
   _define_path(
       'benchmark_log_dir', None, short_name='bld',
       help='Folder for metric.log and benchmark_run.log.')
-
-
-def _define_performance_flags():
   flags.DEFINE_boolean(
       'use_synthetic_data', False, short_name='synth',
       help='Random images instead of --data_dir, to time the model alone. '
@@ -246,9 +234,6 @@ def _define_performance_flags():
   flags.DEFINE_boolean(
       'turn_off_distribution_strategy', False,
       help='No MirroredStrategy; at most one GPU then.')
-
-
-def _define_model_flags():
   flags.DEFINE_boolean(
       'fine_tune', False, short_name='ft',
       help='Train classifiers only: with --is_cascaded those of '
@@ -257,9 +242,6 @@ def _define_model_flags():
       'eval_only', False,
       help='No training: evaluate and dump. What --model_dir lacks comes from '
       '--pretrained_model_checkpoint_path.')
-
-
-def _define_cascade_flags():
   flags.DEFINE_boolean(
       'is_cascaded', True,
       help='Early exits: train and dump the classifiers of --classifier_id. '
@@ -270,8 +252,7 @@ def _define_cascade_flags():
       'network\'s own. Several, such as 0,1, are trained in one run and '
       'dumped in one pass.')
 
-
-def _define_added_flags():
+  # What this project adds.
   flags.DEFINE_boolean(
       'dump_softmaxes', True,
       help='With --is_cascaded: end with the dumps. --nodump_softmaxes trains '

@@ -65,7 +65,6 @@ BATCH_NORM_EPSILON = 1e-5
 DEFAULT_VERSION = 2
 DEFAULT_DTYPE = tf.float32
 CASTABLE_TYPES = (tf.float16,)
-ALLOWED_TYPES = (DEFAULT_DTYPE,) + CASTABLE_TYPES
 
 MODEL_SCOPE = 'resnet_model'
 FINAL_CLASSIFIER_LAYER = 'dense'
@@ -95,9 +94,7 @@ def value_name(name, classifier_id, classifier_ids):
   A run of one classifier has the official names, such as 'accuracy'; in a run
   of several it is 'accuracy_clf0'.
   """
-  if len(classifier_ids) == 1:
-    return name
-  return f'{name}_clf{classifier_id}'
+  return name if len(classifier_ids) == 1 else f'{name}_clf{classifier_id}'
 
 
 class ExitOutput(typing.NamedTuple):
@@ -266,17 +263,15 @@ def block_layer(inputs, filters, bottleneck, block_fn, blocks, strides,
 
 def early_head(feature_map, early_exit, num_classes, training, data_format,
                decay=BATCH_NORM_DECAY):
-  """The head of an early exit (paper, section 4).
+  """The head of an early exit (paper, section 4), a row of `EARLY_EXITS`.
 
   Args:
     feature_map: the output of the exit's block layer, of static shape.
-    early_exit: a row of `EARLY_EXITS`.
     num_classes: outputs, background class included.
 
   Returns:
     Logits [batch, num_classes].
   """
-  feature_map.shape.assert_has_rank(4)
   sides = feature_map.shape.as_list()
   sides = sides[2:] if data_format == 'channels_first' else sides[1:3]
   window = [side // cells for side, cells in zip(sides, early_exit.grid)]
@@ -290,28 +285,26 @@ def early_head(feature_map, early_exit, num_classes, training, data_format,
   if data_format == 'channels_last':
     inputs = tf.transpose(inputs, [0, 3, 1, 2])
   inputs = tf.layers.flatten(inputs)  # [batch, channels * rows * columns]
-  inputs = tf.layers.dense(
-      inputs, HEAD_HIDDEN_UNITS, name=early_exit.hidden,
-      kernel_initializer=_initializer_for(early_exit.hidden))  # [batch, 1024]
+  inputs = _dense(inputs, HEAD_HIDDEN_UNITS, early_exit.hidden)  # [batch, 1024]
   inputs = tf.nn.relu(batch_norm(inputs, training, data_format, decay,
                                  name=early_exit.hidden_norm))
-  return tf.layers.dense(
-      inputs, num_classes, name=early_exit.classifier,
-      kernel_initializer=_initializer_for(
-          early_exit.classifier))  # [batch, num_classes]
+  return _dense(inputs, num_classes, early_exit.classifier)
 
 
-def _initializer_for(layer_name):
-  """TensorFlow's own choice, with a seed that depends on the layer alone.
+def _dense(inputs, units, name):
+  """A dense layer, [batch, units].
 
-  An operation without a seed of its own takes one from the number of
+  Initialized as TensorFlow does it, but with a seed that depends on the name
+  alone. An operation without a seed of its own takes one from the number of
   operations before it: a head trained beside another would start elsewhere
   than alone.
   """
   seed = None
   if tf.get_default_graph().seed is not None:
-    seed = zlib.crc32(layer_name.encode()) & 0x7FFFFFFF
-  return tf.glorot_uniform_initializer(seed=seed)
+    seed = zlib.crc32(name.encode()) & 0x7FFFFFFF
+  return tf.layers.dense(
+      inputs, units, name=name,
+      kernel_initializer=tf.glorot_uniform_initializer(seed=seed))
 
 
 # ---- The network ------------------------------------------------------------
@@ -334,17 +327,11 @@ class Model:
       first_pool_size: of the max pool that follows it; None for no pool.
       block_sizes: blocks in each block layer.
       block_strides: of the first block of each block layer.
+      resnet_version: 1 or 2.
       data_format: None for what suits this machine.
-      dtype: of the computation; variables are float32 always.
-
-    Raises:
-      ValueError: the version (1 or 2) or dtype does not exist.
+      dtype: of the computation, tf.float32 or tf.float16; variables are
+        float32 always.
     """
-    if resnet_version not in (1, 2):
-      raise ValueError(f'resnet_version must be 1 or 2, not '
-                       f'{resnet_version!r}')
-    if dtype not in ALLOWED_TYPES:
-      raise ValueError(f'dtype must be one of {ALLOWED_TYPES}, not {dtype!r}')
     if data_format is None:
       # Not `is_built_with_cuda`: such a TensorFlow may have no GPU to use.
       data_format = 'channels_first' if num_local_gpus() else 'channels_last'
@@ -413,14 +400,12 @@ class Model:
       The map that this exit's head reads, in the model's data format.
     """
     inputs.shape.assert_has_rank(4)
-    first, last = 0, self._last_block_layer(classifier_id)
     if classifier_id == 0:
-      if self.data_format == 'channels_first':
-        inputs = tf.transpose(inputs, [0, 3, 1, 2])
       inputs = self._initial_layers(inputs, training)
-    else:
-      first = self._last_block_layer(classifier_id - 1)
-    for index in range(first, last):
+    # Block layers before each stage, and before the end: 0, 2, 3, 4.
+    before = [0, *(row.block_layer for _, row in sorted(EARLY_EXITS.items())),
+              len(self.block_sizes)]
+    for index in range(before[classifier_id], before[classifier_id + 1]):
       inputs = block_layer(
           inputs, self.num_filters * 2**index, self.bottleneck, self.block_fn,
           self.block_sizes[index], self.block_strides[index], training,
@@ -441,18 +426,13 @@ class Model:
     inputs = tf.reduce_mean(feature_map, axes, keepdims=True)
     inputs = tf.identity(inputs, 'final_reduce_mean')
     inputs = tf.squeeze(inputs, axes)  # [batch, channels]
-    inputs = tf.layers.dense(
-        inputs, self.num_classes, kernel_initializer=_initializer_for(
-            FINAL_CLASSIFIER_LAYER))  # [batch, num_classes]
+    inputs = _dense(inputs, self.num_classes, FINAL_CLASSIFIER_LAYER)
     return tf.identity(inputs, 'final_dense')
 
-  def _last_block_layer(self, classifier_id):
-    if classifier_id == FINAL_CLASSIFIER_ID:
-      return len(self.block_sizes)
-    return EARLY_EXITS[classifier_id].block_layer
-
   def _initial_layers(self, inputs, training):
-    """First convolution (in v1 with BN and ReLU) and max pool."""
+    """First convolution (in v1 with BN and ReLU) and max pool, of images."""
+    if self.data_format == 'channels_first':
+      inputs = tf.transpose(inputs, [0, 3, 1, 2])
     inputs = conv2d_fixed_padding(
         inputs, self.num_filters, self.kernel_size, self.conv_stride,
         self.data_format)  # [batch, height / 2, width / 2, num_filters]

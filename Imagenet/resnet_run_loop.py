@@ -42,12 +42,6 @@ class TrainSettings(typing.NamedTuple):
   trunk_batch_norm: str                   # 'frozen' or 'update'.
 
 
-class ExportSettings(typing.NamedTuple):
-  """A SavedModel to write."""
-  folder: str
-  takes_image_bytes: bool  # JPEG bytes, not image tensors.
-
-
 class RunSettings(typing.NamedTuple):
   """One run of the command line, resolved and checked: all that is known."""
   mode: str                               # 'train', 'fine_tune', 'eval_only'.
@@ -66,7 +60,8 @@ class RunSettings(typing.NamedTuple):
   flag_values: typing.Dict[str, typing.Any]  # For `results.json`.
   train: typing.Optional[TrainSettings]   # None with 'eval_only'.
   dump: typing.Optional[dump_pass.DumpJob]
-  export: typing.Optional[ExportSettings]
+  export_dir: typing.Optional[str]        # For a SavedModel
+  exports_image_bytes: bool               # of JPEG bytes, not image tensors.
 
 
 # ---- The model function -----------------------------------------------------
@@ -266,7 +261,6 @@ def resnet_main(run, model_function, input_function, dataset_name):
       `model_params` makes.
     input_function: like `imagenet_input.input_fn`, given all that does not
       change during a run.
-    dataset_name: for the record of the run.
 
   Returns:
     A dict of results: 'global_step' (None if the checkpoint has none), and for
@@ -277,9 +271,8 @@ def resnet_main(run, model_function, input_function, dataset_name):
     UserError: the checkpoints do not fit, before any work.
   """
   params = model_params(run)
-  exit_shapes = collections.OrderedDict(
-      (k, exit_variable_shapes(run.model, k, run.image_shape))
-      for k in run.classifier_ids)
+  exit_shapes = resnet_checkpoint.exit_shapes(
+      run.model, run.classifier_ids, run.image_shape)
   if run.train:
     params['initial_checkpoint'] = resnet_checkpoint.to_train(
         run.checkpoints,
@@ -291,7 +284,7 @@ def resnet_main(run, model_function, input_function, dataset_name):
     weights = resnet_checkpoint.to_evaluate(run.checkpoints, exit_shapes)
     folders = [os.path.dirname(source.head_checkpoint)
                for source in weights.sources.values()]
-    if run.export or not run.dump:
+    if run.export_dir or not run.dump:
       _only_checkpoint(weights)
   for folder in folders:
     check_same_classes(run.class_names, '--data_dir',
@@ -299,13 +292,14 @@ def resnet_main(run, model_function, input_function, dataset_name):
   make_estimator = functools.partial(_estimator, run, model_function, params)
   if not run.cluster.is_chief:
     return _train(run, make_estimator, input_function)
-  entry, record = _start_record(run, dataset_name, params)
+  entry, record = run_record.start(
+      run, dataset_name, params['initial_checkpoint'])
 
   results = {}
   if run.train:
     results = _train(run, make_estimator, input_function)
-    weights = resnet_checkpoint.of_one_checkpoint(
-        resnet_checkpoint.newest_checkpoint(run.checkpoints.model_dir),
+    weights = resnet_checkpoint.to_evaluate(
+        resnet_checkpoint.CheckpointPaths(run.checkpoints.model_dir),
         exit_shapes)
   elif not run.dump:
     results = _evaluate(run, make_estimator, input_function,
@@ -314,7 +308,7 @@ def resnet_main(run, model_function, input_function, dataset_name):
     results.update(dump_pass.run(
         run.dump, run.model, weights, run.devices.replicas,
         devices_lib.session_config(run.devices), record))
-  if run.export:
+  if run.export_dir:
     _export(run, make_estimator, _only_checkpoint(weights))
   results['global_step'] = resnet_checkpoint.checkpoint_step(
       weights.sources[run.classifier_ids[0]].head_checkpoint)
@@ -342,22 +336,6 @@ def model_params(run):
   }
 
 
-def _start_record(run, dataset_name, params):
-  """Notes that the run begins; (name of its entry, its description)."""
-  model_dir = run.checkpoints.model_dir
-  if run.checkpoints.clean:
-    run_record.remove_earlier_run(model_dir, params['initial_checkpoint'])
-  if run.train:
-    run_record.record_class_names(model_dir, run.class_names)
-  record = run_record.describe_run(dataset_name, run.flag_values, run.devices)
-  entry = run_record.entry_name(
-      run.mode, run.classifier_ids, run.dump and run.dump.shard)
-  run_record.start(model_dir, entry, record)
-  if run.log_dir:
-    run_record.write_benchmark_run(run.log_dir, record)
-  return entry, record
-
-
 def _only_checkpoint(weights):
   """The one checkpoint that all weights come from."""
   checkpoints = sorted(set(weights.checkpoint_of.values()))
@@ -370,15 +348,6 @@ def _only_checkpoint(weights):
   return checkpoints[0]
 
 
-def exit_variable_shapes(model, classifier_id, image_shape):
-  """Names and shapes of the variables that one classifier needs, in order."""
-  with tf.Graph().as_default():
-    images = tf.placeholder(model.dtype, [None] + image_shape)
-    model.exit_logits(images, [classifier_id], trunk_training=False,
-                      head_training=False)
-    return _shapes_of_variables()
-
-
 def _training_shapes(model_function, params, image_shape):
   """Names and shapes of the variables of the training graph, in order."""
   with tf.Graph().as_default():
@@ -386,20 +355,13 @@ def _training_shapes(model_function, params, image_shape):
     images = tf.placeholder(tf.float32, [None] + image_shape)
     labels = tf.placeholder(tf.int32, [None])
     model_function(images, labels, tf.estimator.ModeKeys.TRAIN, params)
-    return _shapes_of_variables()
-
-
-def _shapes_of_variables():
-  return collections.OrderedDict(
-      (variable.op.name, variable.shape.as_list())
-      for variable in tf.global_variables())
+    return resnet_checkpoint.shapes_of_variables()
 
 
 def _estimator(run, model_function, params, strategy):
   """An Estimator on the model folder; `strategy` None for one replica."""
-  save_steps = None
-  if run.cluster.num_workers > 1:
-    save_steps = distributed.STEPS_BETWEEN_CHECKPOINTS
+  save_steps = (distributed.STEPS_BETWEEN_CHECKPOINTS
+                if run.cluster.num_workers > 1 else None)
   return tf.estimator.Estimator(
       model_function, run.checkpoints.model_dir, params=params,
       config=devices_lib.run_config(
@@ -446,7 +408,9 @@ def _train(run, make_estimator, input_function):
           input_function, is_training=True, num_epochs=None,
           batch_size=run.batch_size // (
               len(run.devices.replicas) * num_workers),
-          seed=_seed_from_step(run.random_seed, step))
+          # With one seed every cycle would bring the images of the first.
+          seed=None if run.random_seed is None else (
+              run.random_seed * 1000003 + step) % 2**31)
       if num_workers == 1:
         estimator.train(read, hooks=hooks, max_steps=cycle_step)
       else:
@@ -480,37 +444,27 @@ def _steps_in(epochs, run):
   return min(steps, run.train.max_steps or steps)
 
 
-def _seed_from_step(random_seed, step):
-  """Seed of the images' order and distortions from `step` on; None for none.
-
-  With the same seed every cycle would bring the images of the first.
-  """
-  if random_seed is None:
-    return None
-  return (random_seed * 1000003 + step) % 2**31
-
-
 # ---- Evaluation and export --------------------------------------------------
 
 def _evaluate(run, make_estimator, input_function, checkpoint):
   """Top-1 and top-5 of the validation split; `checkpoint` None: the newest."""
   num_replicas = len(run.devices.replicas)
   num_images = run.num_images['validation']
-  steps, padding = None, {}
+  steps, num_padding_images = None, 0
   if run.is_synthetic:  # Without end.
     steps = (run.train and run.train.max_steps) or num_images // run.batch_size
   elif num_replicas > 1:
     # Replicas take their batches together: a round that is not full would be
     # dropped, and with it images.
-    padding['num_padding_images'] = -num_images % run.batch_size
+    num_padding_images = -num_images % run.batch_size
   metrics = make_estimator(devices_lib.strategy(run.devices)).evaluate(
       functools.partial(
           input_function, is_training=False, num_epochs=1,
-          batch_size=run.batch_size // num_replicas, **padding),
+          batch_size=run.batch_size // num_replicas,
+          num_padding_images=num_padding_images),
       steps=steps, checkpoint_path=checkpoint)
   training_hooks.log_metrics(
-      run.log_dir or run.checkpoints.model_dir, metrics,
-      int(metrics['global_step']))
+      run.log_dir or run.checkpoints.model_dir, metrics)
   accuracies = collections.OrderedDict()
   for k in run.classifier_ids:
     top1, top5 = (
@@ -523,11 +477,11 @@ def _evaluate(run, make_estimator, input_function, checkpoint):
 
 
 def _export(run, make_estimator, checkpoint):
-  """Writes a SavedModel into a new, dated folder of `run.export.folder`."""
+  """Writes a SavedModel into a new, dated folder of `run.export_dir`."""
   dtype = run.model.dtype
 
   def receive():
-    if not run.export.takes_image_bytes:
+    if not run.exports_image_bytes:
       images = tf.placeholder(dtype, [None] + run.image_shape, 'input_tensor')
       return tf.estimator.export.TensorServingInputReceiver(images, images)
     image_bytes = tf.placeholder(tf.string, [None], 'input_tensor')
@@ -537,6 +491,6 @@ def _export(run, make_estimator, checkpoint):
         tf.cast(images, dtype), {'image_bytes': image_bytes})
 
   folder = make_estimator(None).export_savedmodel(
-      run.export.folder, receive, checkpoint_path=checkpoint,
+      run.export_dir, receive, checkpoint_path=checkpoint,
       strip_default_attrs=True)
   print(f'exported {folder.decode()}')

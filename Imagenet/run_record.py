@@ -38,53 +38,49 @@ _RUN_FILES = ('checkpoint', 'model.ckpt-*', 'graph.pbtxt',
 _RUN_FOLDERS = ('model.ckpt-*_temp_*', 'tmp_worker_*')
 
 
-def describe_run(dataset_name, flag_values, devices):
-  """What a run is: a dict ready for JSON; `devices` is a `devices.Devices`."""
-  return {
+def start(run, dataset_name, initial_checkpoint=None):
+  """Notes in `results.json` that a run has begun; earlier results stay.
+
+  With --clean it first removes what an earlier run left.
+
+  Args:
+    run: `resnet_run_loop.RunSettings`.
+    initial_checkpoint: a prefix that --clean must not remove, or None.
+
+  Returns:
+    (the name of its entry, what it is: a dict ready for JSON)
+  """
+  model_dir = run.checkpoints.model_dir
+  if run.checkpoints.clean:
+    remove_earlier_run(model_dir, initial_checkpoint)
+  if run.train:
+    record_class_names(model_dir, run.class_names)
+  entry = f'{run.mode} {",".join(f"clf{k}" for k in run.classifier_ids)}'
+  if run.dump and run.dump.shard:
+    entry += f' shard {run.dump.shard.number}/{run.dump.shard.total}'
+  record = {
       'dataset': dataset_name,
-      'flags': flag_values,
-      'replicas': list(devices.replicas),
-      'data_format': devices.data_format,
+      'flags': run.flag_values,
+      'replicas': list(run.devices.replicas),
+      'data_format': run.devices.data_format,
       'versions': {'python': platform.python_version(),
                    'tensorflow': tf.VERSION, 'numpy': np.__version__},
   }
+  _update(model_dir, entry, lambda earlier: dict(earlier, unfinished=record))
+  if run.log_dir:  # --benchmark_log_dir
+    _write_json(run.log_dir, BENCHMARK_RUN_FILE_NAME, record)
+  return entry, record
 
 
-def entry_name(mode, classifier_ids, shard=None):
-  """Name of a run's entry in `results.json`, see the file's docstring."""
-  name = f'{mode} {",".join(f"clf{k}" for k in classifier_ids)}'
-  return name + (f' shard {shard.number}/{shard.total}' if shard else '')
-
-
-def start(model_dir, name, run):
-  """Notes in `results.json` that a run has begun; earlier results stay.
-
-  Args:
-    model_dir: made if it is not there.
-    name: from `entry_name`.
-    run: from `describe_run`.
-  """
-  _update(model_dir, name, lambda entry: dict(entry, unfinished=run))
-
-
-def finish(model_dir, name, run, results):
+def finish(model_dir, entry, record, results):
   """Sets the entry of a run that is done, with results ready for JSON."""
-  _update(model_dir, name, lambda entry: dict(run, results=results))
-
-
-def write_benchmark_run(log_dir, run):
-  """Writes the run's description for --benchmark_log_dir."""
-  with _explain_folder_error('--benchmark_log_dir', log_dir):
-    tf.gfile.MakeDirs(log_dir)
-    _write_json(os.path.join(log_dir, BENCHMARK_RUN_FILE_NAME), run)
+  _update(model_dir, entry, lambda earlier: dict(record, results=results))
 
 
 def record_class_names(model_dir, class_names):
   """Writes the names of the classes that a training is for; None: nothing."""
   if class_names:
-    with _explain_folder_error('--model_dir', model_dir):
-      tf.gfile.MakeDirs(model_dir)
-      _write_json(os.path.join(model_dir, CLASS_NAMES_FILE_NAME), class_names)
+    _write_json(model_dir, CLASS_NAMES_FILE_NAME, class_names)
 
 
 def class_names(model_dir):
@@ -105,40 +101,42 @@ def class_names(model_dir):
     return check_class_names(names, len(names) + 1)
 
 
-def _update(model_dir, name, change):
+def _update(model_dir, entry, change):
   path = os.path.join(model_dir, RESULTS_FILE_NAME)
-  with _explain_folder_error('--model_dir', model_dir):
-    tf.gfile.MakeDirs(model_dir)
-    # Shards of a dump may end at the same moment, in the same folder.
-    with contextlib.ExitStack() as stack:
-      if '://' not in model_dir:
-        stack.enter_context(locked(model_dir))
-      entries = {}
-      if tf.gfile.Exists(path):
-        with explain_content(path, 'move it or name another --model_dir'):
-          with tf.gfile.GFile(path) as results_file:
-            entries = {name: dict(entry) for name, entry in
-                       json.loads(results_file.read()).items()}
-      entries[name] = change(entries.get(name, {}))
-      _write_json(path, entries)
+  # Shards of a dump may end at the same moment, in the same folder.
+  with _writing_into(model_dir), contextlib.ExitStack() as stack:
+    if '://' not in model_dir:
+      stack.enter_context(locked(model_dir))
+    entries = {}
+    if tf.gfile.Exists(path):
+      with explain_content(path, 'move it or name another --model_dir'):
+        with tf.gfile.GFile(path) as results_file:
+          entries = {name: dict(found) for name, found in
+                     json.loads(results_file.read()).items()}
+    entries[entry] = change(entries.get(entry, {}))
+    _write_json(model_dir, RESULTS_FILE_NAME, entries)
 
 
-def _write_json(path, content):
+def _write_json(folder, name, content):
+  path = os.path.join(folder, name)
   text = json.dumps(content, indent=2, sort_keys=True) + '\n'
-  if '://' not in path:
-    write_atomically(path, text.encode())
-    return
-  with tf.gfile.GFile(path, 'w') as json_file:  # Not of this machine.
-    json_file.write(text)
+  with _writing_into(folder):
+    if '://' not in path:
+      write_atomically(path, text.encode())
+      return
+    with tf.gfile.GFile(path, 'w') as json_file:  # Not of this machine.
+      json_file.write(text)
 
 
 @contextlib.contextmanager
-def _explain_folder_error(flag, folder):
+def _writing_into(folder):
+  """Makes a folder; explains errors of this and of what follows."""
   try:
-    with explain_error(f'{flag} {folder}', 'name another folder'):
+    with explain_error(folder, 'name another folder'):
+      tf.gfile.MakeDirs(folder)
       yield
   except tf.errors.OpError as error:
-    raise UserError(f'{flag} {folder}: cannot be written ({error.message}); '
+    raise UserError(f'{folder}: cannot be written ({error.message}); '
                     'free some space or name another folder')
 
 
@@ -163,6 +161,5 @@ def remove_earlier_run(model_dir, needed_checkpoint=None):
     for path in matches(pattern):
       if os.path.isfile(path):
         os.remove(path)
-  for folder in matches('eval'):
-    if os.path.isdir(folder) and not os.listdir(folder):
-      os.rmdir(folder)
+  with contextlib.suppress(OSError):  # None, or not empty.
+    os.rmdir(os.path.join(model_dir, 'eval'))

@@ -81,21 +81,6 @@ def cumulative_costs(trunk_costs, head_costs):
           for index, trunk_cost in enumerate(trunk_costs)]
 
 
-def load(path, remedy):
-  """Reads a JSON object of this format's version: a dict, otherwise unchecked.
-
-  Raises:
-    UserError: the file is something else; ends in `remedy`.
-  """
-  with explain_content(path, remedy):
-    with open(path, encoding='utf-8') as stream:
-      content = json.load(stream)
-    version = content.get('format_version', FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-      raise ValueError(f'format_version {version!r}')
-  return content
-
-
 def read(path, remedy):
   """Reads a cascade.json: that of a dump, or one written by hand for `-macs`.
 
@@ -106,35 +91,27 @@ def read(path, remedy):
     A `CascadeRecord`.
 
   Raises:
-    UserError: as `load`.
+    UserError: the file is something else; ends in `remedy`.
   """
-  content = load(path, remedy)
-
-  def whole(fields, name):
-    # Not int(), which would cut off a fraction.
-    return operator.index(fields[name]) if name in fields else None
-
+  whole = operator.index  # Not int(), which would cut off a fraction.
   with explain_content(path, remedy):
-    entries = {operator.index(entry['classifier_id']): entry
+    with open(path, encoding='utf-8') as stream:
+      content = json.load(stream)
+    entries = {whole(entry['classifier_id']): entry
                for entry in content['exits']}
     if len(entries) < len(content['exits']):
       raise ValueError('a classifier comes twice')
     exits = [
-        ExitCost(k, operator.index(entry['trunk_macs']),
-                 operator.index(entry['head_macs']),
-                 whole(entry, 'trunk_parameters'),
-                 whole(entry, 'head_parameters'))
+        ExitCost(k, whole(entry['trunk_macs']), whole(entry['head_macs']),
+                 entry.get('trunk_parameters'), entry.get('head_parameters'))
         for k, entry in sorted(entries.items())]
     names = content.get('class_names')
     if names is not None:
       check_class_names(names, content['num_classes'])
-    name = content.get('network')
     return CascadeRecord(
-        Network(*(whole(content, field) for field in SHARED_FIELDS), exits,
-                names),
+        Network(*map(content.get, SHARED_FIELDS), exits, names),
         {k: dict(entry.get('origin', {})) for k, entry in entries.items()},
-        None if name is None else str(name),
-        operator.index(content['plain_network_macs']))
+        content.get('network'), whole(content['plain_network_macs']))
 
 
 def network_and_weights(folder, classifier_ids):
@@ -159,8 +136,8 @@ def network_and_weights(folder, classifier_ids):
   return {name: value for name, value in known.items() if value is not None}
 
 
-def recorded_dumps(folder, network):
-  """The `CascadeRecord` of the dumps in a folder; None if there are none.
+def recorded_origins(folder, network):
+  """Where the dumps in a folder come from, by classifier, as recorded.
 
   An entry whose dumps were removed counts for nothing, and is left out.
 
@@ -170,13 +147,12 @@ def recorded_dumps(folder, network):
   """
   path = os.path.join(folder, CASCADE_FILE_NAME)
   if not os.path.exists(path):
-    return None
+    return {}
   record = read(path, 'move it or name another --softmax_dir')
   dumped = shared_dumps.dumped_classifiers(folder)
-  record = record._replace(origins={
-      k: origin for k, origin in record.origins.items() if k in dumped})
-  if not record.origins:
-    return None
+  origins = {k: origin for k, origin in record.origins.items() if k in dumped}
+  if not origins:
+    return {}
   for field, value in shared_fields(record.network).items():
     if value != getattr(network, field):
       raise UserError(
@@ -185,7 +161,7 @@ def recorded_dumps(folder, network):
           'name another folder')
   check_same_classes(network.class_names, '--data_dir',
                      record.network.class_names, path)
-  return record
+  return origins
 
 
 def check_shards(folder, network, origins, shard):
@@ -197,10 +173,15 @@ def check_shards(folder, network, origins, shard):
     origins: a dict from each classifier of the run to its origin, for JSON.
     shard: the `shared_dumps.DumpShard` of the run; None if its dumps are whole.
 
+  Returns:
+    The recorded origins, less those that are replaced by other weights.
+
   Raises:
-    UserError: a shard has other weights; or see `recorded_dumps`.
+    UserError: a shard has other weights; or see `recorded_origins`.
   """
-  replaced = _of_other_weights(recorded_dumps(folder, network), origins)
+  recorded = recorded_origins(folder, network)
+  replaced = [k for k in recorded if k in origins and any(
+      recorded[k].get(field) != origins[k][field] for field in WEIGHT_FIELDS)]
   for name in shared_dumps.names_in(folder):
     _, other = shared_dumps.split_shard_name(name)
     if shard and other not in (None, shard) and name.startswith(
@@ -209,6 +190,7 @@ def check_shards(folder, network, origins, shard):
           f'{os.path.join(folder, name)}: a shard of other weights than '
           f'--dump_shard {shard.number}/{shard.total} would have; remove it '
           'and what belongs to it, or name another folder')
+  return {k: recorded[k] for k in recorded if k not in replaced}
 
 
 @contextlib.contextmanager
@@ -219,35 +201,19 @@ def recording(folder, network, origins, shard=None):
   removed first: a run that is killed here leaves new files beside old ones, and
   no record may vouch for those. Arguments and errors as for `check_shards`.
   """
-  with explain_error(folder, 'run the same command again'), locked(folder):
-    check_shards(folder, network, origins, shard)
-    record = recorded_dumps(folder, network)
-    replaced = _of_other_weights(record, origins)
-    if replaced:
-      _write(folder, network, {k: origin for k, origin in record.origins.items()
-                               if k not in replaced})
-    yield
-    write(folder, network, origins)
-
-
-def write(folder, network, origins):
-  """Adds the entries of complete dumps; the caller holds the folder's lock."""
-  record = recorded_dumps(folder, network)
-  _write(folder, network, {**(record.origins if record else {}), **origins})
-
-
-def _of_other_weights(record, origins):
-  """Recorded classifiers whose weights are replaced by other ones."""
-  recorded = record.origins if record else {}
-  return [k for k in sorted(origins) if k in recorded and any(
-      recorded[k].get(field) != origins[k][field] for field in WEIGHT_FIELDS)]
-
-
-def _write(folder, network, origins):
   path = os.path.join(folder, CASCADE_FILE_NAME)
-  content = json.dumps(_content(network, origins), indent=2) + '\n'
-  with explain_error(path, 'free some space and run the same command again'):
+
+  def write(recorded):
+    content = json.dumps(_content(network, recorded), indent=2) + '\n'
     write_atomically(path, content.encode())
+
+  with explain_error(path, 'free some space and run the same command again'):
+    with locked(folder):
+      kept = check_shards(folder, network, origins, shard)
+      if os.path.exists(path):
+        write(kept)
+      yield
+      write({**kept, **origins})
 
 
 def _content(network, origins):

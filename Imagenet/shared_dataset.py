@@ -88,19 +88,13 @@ def check_same_classes(names, source, others, other_source):
   """Refuses two lists of class names that differ; either may be None.
 
   The sources are files or flags, for the message.
-
-  Raises:
-    UserError: they differ; names the first class that does.
   """
-  if not names or not others or names == others:
-    return
-  pairs = itertools.zip_longest(names, others, fillvalue='none')
-  label, (name, other) = next(
-      (label, pair) for label, pair in enumerate(pairs, start=1)
-      if pair[0] != pair[1])
-  raise UserError(f'{source}: class {label} is {name!r}, and {other!r} in '
-                  f'{other_source}; use records and weights of the same '
-                  'classes')
+  pairs = itertools.zip_longest(names or [], others or [], fillvalue='none')
+  for label, (name, other) in enumerate(pairs, start=1):
+    if names and others and name != other:
+      raise UserError(f'{source}: class {label} is {name!r}, and {other!r} in '
+                      f'{other_source}; use records and weights of the same '
+                      'classes')
 
 
 def shard_name(split, number, total):
@@ -130,14 +124,11 @@ def find_shards(data_dir, split):
   paths = shards_in(folder, split)
   if not paths:
     folder, paths = data_dir, shards_in(data_dir, split)
-  if not paths:
-    return []
-  total = int(paths[0][-5:])
+  total = int(paths[0][-5:]) if paths else 0
   expected = [os.path.join(folder, shard_name(split, number, total))
               for number in range(total)]
   for path in sorted(set(paths) ^ set(expected)):
-    if path in paths:
-      raise UserError(f'{path}: of another set of shards than {paths[0]}; keep '
-                      'one set')
-    raise UserError(f'{path}: missing; build or copy it again')
+    problem = 'of another set of shards' if path in paths else 'missing'
+    raise UserError(f'{path}: {problem}; build or copy one whole set of {split} '
+                    'shards')
   return expected

@@ -64,19 +64,8 @@ def _infix(split):
   return '' if split == 'validation' else 'train_'
 
 
-def classifier_file_names(classifier_id, split):
-  """Names of all files of one classifier's dump of `split`."""
-  return probabilities_file_names(classifier_id, split) + [
-      top5_classes_file_name(classifier_id, split),
-      top5_probabilities_file_name(classifier_id, split)]
-
-
 def dumped_classifiers(folder):
-  """Classifiers of which `folder` holds a dump, or a part of one, ascending.
-
-  Raises:
-    UserError: the folder cannot be read.
-  """
+  """Classifiers of which `folder` holds a dump, or a part of one, ascending."""
   matches = [re.match(r'clf(\d+)_', name) for name in names_in(folder)]
   numbers = {int(match.group(1)) for match in matches if match}
   return [k for k in sorted(numbers)
@@ -88,25 +77,17 @@ def holds_dump(folder, classifier_id, split):
 
   Top-5 probabilities alone do not count.
   """
-  counted = classifier_file_names(classifier_id, split)
+  counted = probabilities_file_names(classifier_id, split) + [
+      top5_classes_file_name(classifier_id, split)]
   if split == 'train':
     counted.append(whole_train_file_name(classifier_id))
-  counted.remove(top5_probabilities_file_name(classifier_id, split))
   return any(name in counted or split_shard_name(name)[0] in counted
              for name in names_in(folder))
 
 
 def names_in(folder):
-  """Names in `folder`, sorted; none if there is no such folder.
-
-  Raises:
-    UserError: the folder cannot be read.
-  """
-  try:
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-  except OSError as error:
-    raise UserError(f'{folder}: cannot be read ({error.strerror}); check its '
-                    'permissions')
+  """Names in `folder`, sorted; none if there is no such folder."""
+  return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def part_bounds(split, num_images):

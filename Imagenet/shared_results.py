@@ -26,20 +26,20 @@ CASCADE_CSV = 'cascade.csv'
 CCST_NPZ = 'ccst_thresholds.npz'
 SUMMARY_JSON = 'summary.json'
 
-# Columns of `CASCADE_CSV`. What a row is of:
+# Columns of `CASCADE_CSV`, in their order but for those of each classifier.
+# What a row is of:
 KEY_COLUMNS = ('metric', 'method', 'setting')
-# What it comes to, in fields of `evaluation.Point`; behind the thresholds.
+# For each classifier but the last:
+THRESHOLD_COLUMN = 'threshold_clf{}'
+# What it comes to, in fields of `evaluation.Point`:
 POINT_COLUMNS = ('test_accuracy', 'test_accuracy_low', 'test_accuracy_high',
                  'gmacs_per_image', 'speedup')
-# Then, if time was measured (-cost); fields of `Point` as well.
+EXIT_SHARE_COLUMN = 'exit_share_clf{}'
+# If time was measured (-cost):
 TIME_COLUMNS = ('ms_per_image', 'speedup_by_time')
-# Then, against the last classifier alone, on the same images; and how certain
-# the cost is. Fields of `Point` as well.
+# Against the last classifier alone, on the same images:
 DROP_COLUMNS = ('accuracy_drop', 'accuracy_drop_low', 'accuracy_drop_high')
 COST_INTERVAL_COLUMNS = ('gmacs_low', 'gmacs_high')
-# For each classifier, the last of which has no threshold.
-THRESHOLD_COLUMN = 'threshold_clf{}'
-EXIT_SHARE_COLUMN = 'exit_share_clf{}'
 EXIT_ACCURACY_COLUMN = 'exit_accuracy_clf{}'  # Empty if no image leaves there.
 
 # In `CCST_NPZ`, beside an array for each metric.
@@ -50,9 +50,6 @@ _TOLERANCE = 1e-9
 
 _REMEDY = ('--results takes the -output_dir of analyze_imagenet_labels.py; '
            'analyse again')
-
-_FORMS = ('a choice is METHOD:SETTING, such as cst:2, or one of speedup>=X, '
-          'gmacs<=X and accuracy_drop<=X (percentage points)')
 
 
 class Choice(typing.NamedTuple):
@@ -97,9 +94,9 @@ def load(folder):
 def _read_rows(stream):
   """The rows of `CASCADE_CSV`, and the classifiers of its columns."""
   reader = csv.DictReader(stream)
-  share = re.compile(EXIT_SHARE_COLUMN.format(r'(\d+)') + '$')
-  classifier_ids = [int(match.group(1)) for match in map(
-      share.match, reader.fieldnames or []) if match]
+  share = EXIT_SHARE_COLUMN.format('')
+  classifier_ids = [int(column[len(share):]) for column in
+                    reader.fieldnames or [] if column.startswith(share)]
   thresholds = [THRESHOLD_COLUMN.format(k) for k in classifier_ids[:-1]]
   rows = []
   for row in reader:
@@ -130,6 +127,23 @@ def checked_thresholds(values):
   if not is_one.all():
     raise ValueError('thresholds are from 0 to 1, or inf, at which no image '
                      'leaves')
+  return thresholds
+
+
+def thresholds_of_flag(values, num_thresholds):
+  """float32 [T] of --thresholds, of which `values` are the texts.
+
+  Raises:
+    UserError: they are no thresholds, or not so many.
+  """
+  where = f'--thresholds {",".join(values)}'
+  try:
+    thresholds = checked_thresholds(values)
+  except ValueError as error:
+    raise UserError(f'{where}: {error}; give such as 0.9,0.8')
+  if len(thresholds) != num_thresholds:
+    raise UserError(f'{where}: give {num_thresholds}, one for each exit before '
+                    'the last')
   return thresholds
 
 
@@ -164,17 +178,16 @@ def choose(results, choice, metric):
   if not rows:
     raise UserError(f'--metric {metric}: no rows of it in {results.folder}; '
                     f'analyse again with -metric {metric}')
-  match = re.match(r'(?:(speedup)>=|(gmacs|accuracy_drop)<=|(\w+):)(.+)$',
-                   choice.replace(' ', ''))
-  try:
-    limit = float(match.group(4)) if match else np.nan
-  except ValueError:
-    limit = np.nan
-  if not np.isfinite(limit):
-    raise UserError(f'{where}: {_FORMS}')
-  name, method = match.group(1) or match.group(2), match.group(3)
+  match = re.fullmatch(r'(?:(speedup)>=|(gmacs|accuracy_drop)<=|(\w+):)'
+                       r'(-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)',
+                       choice.replace(' ', ''))
+  if not match:
+    raise UserError(
+        f'{where}: a choice is METHOD:SETTING, such as cst:2, or one of '
+        'speedup>=X, gmacs<=X and accuracy_drop<=X (percentage points)')
+  name, limit = match.group(1) or match.group(2), float(match.group(4))
   row = _best_row(rows, where, name, limit) if name else _row_of_setting(
-      rows, where, method, limit)
+      rows, where, match.group(3), limit)
   if row['method'] == 'ccst':
     thresholds = _ccst_thresholds(results, row)
   else:
@@ -265,7 +278,7 @@ def check_weights(results, classifier_ids, network_fields, sources):
     sources: a dict from classifier to `resnet_checkpoint.ExitSource`.
 
   Raises:
-    UserError: they are of others, or it is not known.
+    UserError: they are of others, or it is not recorded.
   """
   where = f'--results {results.folder}'
   if list(classifier_ids) != results.classifier_ids:
@@ -281,18 +294,14 @@ def check_weights(results, classifier_ids, network_fields, sources):
   for k in classifier_ids:
     recorded = results.summary.get('exits', {}).get(str(k), {})
     for field in WEIGHT_FIELDS:
-      if field not in recorded:
-        raise UserError(
-            f'{where}: does not say which weights of clf{k} it is of; dump '
-            '(step 3) and analyse again, or give --thresholds')
-      if recorded[field] != getattr(sources[k], field):
+      if recorded.get(field) != getattr(sources[k], field):
         checkpoint = field.replace('sha256', 'checkpoint')
-        part = field.replace('_sha256', '')
         raise UserError(
-            f'{where}: are of other weights: the {part} of clf{k} was that of '
+            f'{where}: are of other weights: the '
+            f'{field.replace("_sha256", "")} of clf{k} was that of '
             f'{recorded.get(checkpoint, "an unknown checkpoint")}, and here it '
             f'is that of {getattr(sources[k], checkpoint)}; dump (step 3) and '
-            'analyse again, or name the weights of the results')
+            'analyse again, or give --thresholds')
 
 
 def _listed(classifier_ids):

@@ -67,8 +67,9 @@ def load(path):
     UserError: it cannot be read or is something else.
   """
   remedy = 'measure again (run_cascade.py --profile_stages)'
-  record = shared_cascade_json.load(path, remedy)
   with explain_content(path, remedy):
+    with open(path, encoding='utf-8') as stream:
+      record = json.load(stream)
     network = {field: record[field]
                for field in shared_cascade_json.SHARED_FIELDS}
     measured = StageSeconds(

@@ -31,9 +31,6 @@ def run_main(main):
   schedulers send it.
   """
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  for stream in ('stdout', 'stderr'):
-    if getattr(sys, stream) is None:  # Closed by the shell, as by `>&-`.
-      setattr(sys, stream, open(os.devnull, 'w'))
   try:
     status = main() or 0
     sys.stdout.flush()
@@ -75,17 +72,10 @@ class Progress:
   """
 
   def __init__(self, title, total, unit, done=0):
-    """
-    Args:
-      title: what is being done, such as 'clf0 validation'.
-      total: units of work in all.
-      unit: plural, such as 'images'.
-      done: units that were done before, and do not count in the rate.
-    """
-    self._title = title
-    self._total = total
-    self._unit = unit
-    self._done_before = done
+    self._title = title  # What is being done, such as 'clf0 validation'.
+    self._total = total  # Units of work in all.
+    self._unit = unit    # Plural, such as 'images'.
+    self._done_before = done  # Units that do not count in the rate.
     self._seconds_between_lines = (
         _TERMINAL_SECONDS if sys.stderr.isatty() else _LOG_SECONDS)
     self._start = self._last_line = time.monotonic()
@@ -93,13 +83,7 @@ class Progress:
   def update(self, done, describe=None):
     """Reports that `done` units are done, including those done before.
 
-    Args:
-      done: int.
-      describe: a function without arguments that returns what to add to the
-        line; called if there is one.
-
-    Returns:
-      Whether a line was printed.
+    If a line is due, `describe()` is added to it. Returns whether it was.
     """
     is_due = (time.monotonic() - self._last_line >=
               self._seconds_between_lines)

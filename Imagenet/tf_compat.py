@@ -28,12 +28,12 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
 
 def _keep_freed_memory():
-  """Lets 1.12 use the memory of its large tensors again, on CPUs.
+  """Lets TensorFlow use the memory of its large tensors again, on CPUs.
 
-  It allocates them by malloc, and glibc gives blocks of 32 MB and more back to
-  the system as soon as they are freed. So ResNet-50 had 3 GB of pages zeroed
-  for each batch of 32; without that it is 1.4 times as fast on two cores, and
-  takes no more memory. 2.15 keeps what it has allocated by itself.
+  Without oneDNN, which has an allocator of its own, it takes them from malloc,
+  and glibc gives blocks of 32 MB and more back to the system as soon as they
+  are freed. So ResNet-50 had 3 GB of pages zeroed for each batch of 32; without
+  that 1.12 is 1.4 times as fast on two cores, and takes no more memory.
 
   Only the main arena can grow to such blocks, so all threads share it and its
   lock. On a GPU machine that might cost more than it saves, and the GPU has an
@@ -48,13 +48,21 @@ def _keep_freed_memory():
     libc.mallopt(_ARENA_MAX, 1)
 
 
+def _has_onednn():
+  """Whether oneDNN is in use: never in 1.12, in 2.15 on newer processors."""
+  if IS_TF1:
+    return False
+  from tensorflow.python.util import _pywrap_util_port
+  return _pywrap_util_port.IsMklEnabled()
+
+
 if IS_TF1:
   tf = tensorflow
-  if not tf.test.is_built_with_cuda():
-    _keep_freed_memory()
 else:
   from tensorflow.compat import v1 as tf
   tf.disable_v2_behavior()
+if not (tf.test.is_built_with_cuda() or _has_onednn()):
+  _keep_freed_memory()
 
 
 log = logging.getLogger('cascade')  # Ours, apart from TensorFlow's.
@@ -105,16 +113,11 @@ def mirrored_strategy(devices, all_reduce_alg=None):
           all_reduce_alg, num_packs=len(devices))
     return distribute.MirroredStrategy(
         devices=devices, cross_tower_ops=reduction)
-  distribute = tf.distribute
-  if on_cpus:
-    reduction = distribute.ReductionToOneDevice()
-  else:
-    reduction = {
-        None: lambda: None,
-        'nccl': distribute.NcclAllReduce,
-        'hierarchical_copy': distribute.HierarchicalCopyAllReduce,
-    }[all_reduce_alg]()
-  return distribute.MirroredStrategy(devices, reduction)
+  reduction = 'ReductionToOneDevice' if on_cpus else {
+      'nccl': 'NcclAllReduce',
+      'hierarchical_copy': 'HierarchicalCopyAllReduce'}.get(all_reduce_alg)
+  return tf.distribute.MirroredStrategy(
+      devices, reduction and getattr(tf.distribute, reduction)())
 
 
 def multi_worker_strategy(jobs, task_type, task_index, num_gpus,
@@ -123,8 +126,7 @@ def multi_worker_strategy(jobs, task_type, task_index, num_gpus,
 
   Args:
     jobs: the cluster, a dict from task type to a list of 'host:port'.
-    task_type: of this machine, 'chief' or 'worker'.
-    task_index: of this machine, among those of its type.
+    task_type, task_index: of this machine, such as 'worker' and 0.
     num_gpus: replicas on this machine; 0 for one on the CPU.
     all_reduce_alg: 'nccl', or None for TensorFlow's choice.
   """

@@ -26,13 +26,10 @@ def logged_tensors(classifier_ids):
 
 def make_hooks(names, model_dir, benchmark_log_dir, batch_size,
                classifier_ids):
-  """The hooks of --hooks.
+  """The hooks of --hooks: `HOOK_NAMES`, in any letter case.
 
-  Args:
-    names: some of `HOOK_NAMES`, in any letter case.
-    model_dir: where profiles go.
-    benchmark_log_dir: where the metric log goes; None for `model_dir`.
-    batch_size: images in a step, over all replicas.
+  Profiles go to `model_dir`, and the metric log to `benchmark_log_dir` or else
+  there too. `batch_size` is of a step, over all replicas.
   """
   tensors = logged_tensors(classifier_ids)
   makers = {
@@ -116,48 +113,26 @@ class ExamplesPerSecondHook(tf.train.StepCounterHook):
              elapsed_steps * self._batch_size / elapsed_time, global_step)
 
 
-class LoggingMetricHook(tf.train.SessionRunHook):
-  """Appends the logged tensors to `metric.log`, a JSON object per line."""
+class LoggingMetricHook(tf.train.LoggingTensorHook):
+  """Appends the logged tensors to `metric.log` every ten minutes."""
 
-  def __init__(self, log_dir, tensor_names, every_n_secs=600):
-    self._log_dir = log_dir
-    self._tensor_names = tensor_names
-    self._timer = tf.train.SecondOrStepTimer(every_secs=every_n_secs)
+  def __init__(self, log_dir, tensor_names):
+    super().__init__(
+        {name: name for name in tensor_names}, every_n_secs=600,
+        formatter=lambda values: log_metrics(log_dir, values))
 
   def begin(self):
-    graph = tf.get_default_graph()
-    self._tensors = {
-        name: graph.get_tensor_by_name(name + ':0')
-        for name in self._tensor_names}
-    self._tensors['global_step'] = tf.train.get_or_create_global_step()
-    self._last_values = None
-
-  def before_run(self, run_context):
-    return tf.train.SessionRunArgs(self._tensors)
-
-  def after_run(self, run_context, run_values):
-    self._last_values = run_values.results
-    step = self._last_values['global_step']
-    if self._timer.should_trigger_for_step(step):
-      self._timer.update_last_triggered_step(step)
-      self._log()
-
-  def end(self, session):
-    if self._last_values is not None:
-      self._log()
-
-  def _log(self):
-    log_metrics(self._log_dir, self._last_values,
-                int(self._last_values['global_step']))
+    self._tensors['global_step'] = tf.identity(
+        tf.train.get_or_create_global_step())
+    super().begin()
 
 
-def log_metrics(log_dir, values, global_step):
+def log_metrics(log_dir, values):
   """Appends one line per metric, with the fields of the official logger.
 
   Args:
     log_dir: made if it is not there.
-    values: a dict from metric name to number.
-    global_step: when they were measured.
+    values: a dict from name to number, 'global_step' among them.
   """
   tf.gfile.MakeDirs(log_dir)
   timestamp = datetime.datetime.utcnow().strftime('%Y-%m-%dT%H:%M:%S.%fZ')
@@ -166,5 +141,5 @@ def log_metrics(log_dir, values, global_step):
       if name != 'global_step':
         metric_log.write(json.dumps({
             'name': name, 'value': float(values[name]), 'unit': None,
-            'global_step': global_step,
+            'global_step': int(values['global_step']),
             'timestamp': timestamp, 'extras': []}) + '\n')
