@@ -51,7 +51,6 @@ _path = os.path.expanduser
 
 
 def parse_arguments(argv):
-  """Parses the command line, without the program's name."""
   parser = _Parser(
       description='Prints the top-1 and top-5 accuracy of each classifier '
       'whose softmaxes were dumped (step 4 of the README). With -output_dir it '
@@ -68,21 +67,16 @@ def parse_arguments(argv):
       type=_path, metavar='FOLDER', required=True,
       help='the output_softmax folder that step 3 wrote')
   add('dataset_path', type=_path, metavar='FOLDER',
-      help='the folder of validation_non_onehot.npy and train_non_onehot.npy, '
-      'usually $IMAGENET_HOME; where a file is not there, the labels beside '
-      'the dumps are used')
+      help='folder of the label files, usually $IMAGENET_HOME; where one is '
+      'missing, the labels beside the dumps are used')
   add('output_dir', type=_path, metavar='OUT',
       help='turns on steps 5 to 7 and names the folder of their results')
   add('metric', type=_choices(predictions.METRICS),
       metavar='top1,top5', help='which accuracies, separated by commas (both)')
-  methods = tuple(thresholds.METHODS)
-  add('method', type=_choices(methods),
-      metavar=','.join(methods),
-      help='how thresholds are found (all): cst, per classifier, as in the '
-      'paper; global, one for all; ccst, per classifier and predicted class; '
-      'budgeted, from given exit shares, as in MSDNet; pareto, the best for '
-      'each cost; risk, the cheapest of pareto that are guaranteed to lose no '
-      'more than epsilon')
+  add('method', type=_choices(thresholds.METHODS),
+      metavar=','.join(thresholds.METHODS),
+      help='how thresholds are found (all; docs/analysis.md): cst is the '
+      'paper\'s way, risk gives a guarantee')
   add('epsilons', type=_percents, metavar='0,1,1.8',
       help='accuracy that may be given up, in percent; in place of the three '
       'below')
@@ -93,16 +87,14 @@ def parse_arguments(argv):
   add('num_epsilons', type=int, default=21, metavar='N',
       help='evenly spaced values from the lowest to the highest (21)')
   add('fit_on', choices=('train', 'validation'), default='train',
-      help='where thresholds are fitted: train (as in the paper; the '
-      'validation split judges), or one half of the validation split, chosen '
-      'at random with a fixed seed (the other half judges)')
+      help='where thresholds are fitted: train (as in the paper), or one half '
+      'of the validation split, of which the other half judges')
   add('risk_delta', type=float, default=.1, metavar='FRACTION',
       help='how often the guarantee of risk may be broken (0.1)')
   add('risk_loss', choices=tuple(evaluation.LOSSES), default='wrong',
-      help='what risk promises: that at most epsilon of the images are wrong '
-      'in the cascade and right in the plain network (wrong), or that the '
-      'cascade names another class than the plain network for at most epsilon '
-      'of them (differs)')
+      help='what risk promises of at most epsilon of the images: that the '
+      'cascade is wrong where the plain network is right, or that it names '
+      'another class')
   add('macs', default='exact', type=_path,
       metavar='exact|published|FILE.json',
       help='cost of each exit: exact (default), from cascade.json beside the '
@@ -113,10 +105,8 @@ def parse_arguments(argv):
       'milliseconds per image and speedup by time, for its largest batch, and '
       'fits pareto to them')
   add('count_unfilled_rows', action='store_true',
-      help='count rows that were never filled as answers of class 0; this '
-      'gives the published figures from the published files, where the last '
-      '80 validation and 143 training rows are such; without it they are left '
-      'out')
+      help='count rows that were never filled as answers of class 0, as the '
+      'published figures do, in place of leaving them out')
   add('check_all_rows', action='store_true',
       help='read all softmaxes even where the top-5 files suffice, '
       'and compare every row with them (a sample is compared otherwise)')
@@ -139,9 +129,8 @@ def parse_arguments(argv):
 
 def _choices(known):
   def parse(text):
-    chosen = text.replace(',', ' ').split()
-    unknown = sorted(set(chosen) - set(known))
-    if unknown or not chosen:
+    chosen = set(text.replace(',', ' ').split())
+    if not chosen or not chosen <= set(known):
       raise argparse.ArgumentTypeError(
           f'{text!r}: choose from {", ".join(known)}')
     return tuple(name for name in known if name in chosen)
@@ -177,19 +166,20 @@ def open_dumps(softmax_dir, dataset_path, splits):
 def read_predictions(opened, need_confidences, use_cache, check_all_rows):
   """Reads what the classifiers predict.
 
-  Returns two dicts from split to a dict from classifier: its
-  `predictions.ClassifierPredictions`, and its `predictions.DumpAccuracy`.
+  Returns two dicts from split: to a list of
+  `predictions.ClassifierPredictions`, and to a dict from classifier to
+  `predictions.DumpAccuracy`.
   """
-  read = {split: {} for split in opened}
+  classifiers = {split: [] for split in opened}
   measured = {split: {} for split in opened}
   for split, dumps_and_labels in opened.items():
     for dump, labels in dumps_and_labels:
       predicted = predictions.classifier_predictions(top5.read_top5(
           dump, need_confidences, use_cache, check_all_rows), labels)
-      read[split][dump.classifier_id] = predicted
+      classifiers[split].append(predicted)
       measured[split][dump.classifier_id] = predictions.dump_accuracy(
           dump, predicted)
-  return read, measured
+  return classifiers, measured
 
 
 def result_lines(measured, count_unfilled_rows):
@@ -207,25 +197,21 @@ def result_lines(measured, count_unfilled_rows):
 
 
 def unfilled_rows_note(split, accuracies, count_unfilled_rows):
-  """One line on the rows that were never filled; None if there are none."""
-  effects = []
-  for k, measured in accuracies.items():
-    if measured.num_unfilled:
-      now = measured.top1_and_top5(count_unfilled_rows)
-      otherwise = measured.top1_and_top5(not count_unfilled_rows)
-      effects.append(
-          f'classifier {k}: {measured.num_unfilled:,} of '
-          f'{measured.num_images:,} rows, ' + ', '.join(
-              f'{title} {accuracy:.4} instead of {other:.4}'
-              for title, accuracy, other in zip(
-                  predictions.METRIC_TITLES.values(), now, otherwise)))
-  if not effects:
-    return None
+  """A line on the rows that were never filled; empty if there are none."""
+  effects = [
+      f'classifier {k}: {measured.num_unfilled:,} of '
+      f'{measured.num_images:,} rows, ' + ', '.join(
+          f'{title} {accuracy:.4} instead of {other:.4}'
+          for title, accuracy, other in zip(
+              predictions.METRIC_TITLES.values(),
+              measured.top1_and_top5(count_unfilled_rows),
+              measured.top1_and_top5(not count_unfilled_rows)))
+      for k, measured in accuracies.items() if measured.num_unfilled]
   treatment = (
       'counted as answers of class 0, as published' if count_unfilled_rows
       else 'left out (-count_unfilled_rows counts them, as published)')
-  return (f'{split}: rows that were never filled are {treatment}: ' +
-          '; '.join(effects))
+  return effects and (f'{split}: rows that were never filled are {treatment}: '
+                      + '; '.join(effects))
 
 
 def label_notes(split, labels, classifiers, num_classes):
@@ -267,41 +253,38 @@ def run(arguments):
     num_classes = num_classes or recorded.get('num_classes')
     choose_analyses(arguments, len(classifier_ids), num_classes)
     cost = check_output(arguments, classifier_ids, num_classes, recorded)
-  read, measured = read_predictions(
+  classifiers, measured = read_predictions(
       opened, bool(cost), arguments.cache, arguments.check_all_rows)
   for split, accuracies in measured.items():
-    note = unfilled_rows_note(
-        split, accuracies, arguments.count_unfilled_rows)
-    if note:
-      _note(note)
+    _note(unfilled_rows_note(split, accuracies, arguments.count_unfilled_rows))
   lines = result_lines(measured, arguments.count_unfilled_rows)
   if cost:
     for split, dumps_and_labels in opened.items():
-      for note in label_notes(split, dumps_and_labels[0][1],
-                              list(read[split].values()), num_classes):
-        _note(note)
+      _note(*label_notes(split, dumps_and_labels[0][1], classifiers[split],
+                         num_classes))
     lines += write_cascade(
-        arguments, read, measured, cost, recorded, num_classes)
+        arguments, classifiers, measured, cost, recorded, num_classes)
   return lines
 
 
-def _note(text):
-  print(text, file=sys.stderr)
+def _note(*lines):
+  for line in filter(None, lines):
+    print(line, file=sys.stderr)
 
 
 def choose_analyses(arguments, num_classifiers, num_classes):
   """Leaves out, where they were not asked for, what these dumps cannot have."""
-  known = tuple(thresholds.METHODS)
-  if num_classifiers > thresholds.MOST_SEARCHED_CLASSIFIERS:
+  methods = arguments.method or tuple(thresholds.METHODS)
+  if num_classifiers > thresholds.MOST_SEARCHED_CLASSIFIERS and (
+      'pareto' in methods or 'risk' in methods):
     words = (f'{num_classifiers} classifiers: without pareto and risk, which '
              'search the thresholds of three at most')
-    known = tuple(method for method in known
-                  if method not in ('pareto', 'risk'))
-    if arguments.method is None:
-      _note(words)
-    elif not set(arguments.method) <= set(known):
-      raise UserError(f'-method {",".join(arguments.method)}: {words}')
-  arguments.method = arguments.method or known
+    if arguments.method:
+      raise UserError(f'-method {",".join(methods)}: {words}')
+    _note(words)
+    methods = tuple(
+        method for method in methods if method not in ('pareto', 'risk'))
+  arguments.method = methods
   if arguments.metric is None:
     arguments.metric = predictions.METRICS
     if num_classes and num_classes <= shared_dumps.NUM_TOP:
@@ -317,7 +300,7 @@ def check_output(arguments, classifier_ids, num_classes, recorded):
   report.make_output_dir(arguments.output_dir)
   # Figures are files; the backend of a notebook may not be installed here.
   os.environ['MPLBACKEND'] = 'agg'
-  figures.load_in_background()
+  figures.check_matplotlib()
   if len(classifier_ids) < 2:
     raise UserError(
         f'-softmax_dir_to_validate_against {arguments.softmax_dir}: holds '
@@ -331,10 +314,9 @@ def check_output(arguments, classifier_ids, num_classes, recorded):
   return cost
 
 
-def write_cascade(arguments, read, measured, cost, recorded, num_classes):
+def write_cascade(
+    arguments, classifiers, measured, cost, recorded, num_classes):
   """Fits, judges and writes (steps 5 to 7); returns the lines for stdout."""
-  classifiers = {split: list(of_split.values())
-                 for split, of_split in read.items()}
   # Where it is not known, as many as are predicted.
   num_classes = num_classes or 1 + max(
       int(of_one.predicted.max())
@@ -364,8 +346,7 @@ def write_cascade(arguments, read, measured, cost, recorded, num_classes):
 
 
 def main(argv=None):
-  lines = run(parse_arguments(sys.argv[1:] if argv is None else argv))
-  for line in lines:
+  for line in run(parse_arguments(argv)):
     shared_terminal.print_line(line)
 
 

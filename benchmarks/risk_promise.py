@@ -139,12 +139,13 @@ def measure(num_splits, num_images, loss):
   for split in range(num_splits):
     fitted = fit_split(rng, trained_on, new, num_images, loss, cost)
     for key, thresholds in fitted.items():
-      true = evaluation.evaluate(new, thresholds, cost.exit_macs, is_lost)
+      true = evaluation.evaluate(new, thresholds, is_lost)
       num_lost = true.num_lost if loss == 'differs' else (
-          num_plain_correct - true.num_correct)
+          num_plain_correct - true.exit_correct.sum(axis=1))
       drop = num_lost / float(_POPULATION)
       measured.setdefault(key, []).append(
-          [drop, cost.plain_macs / true.macs_per_image])
+          [drop, cost.plain_macs * float(_POPULATION) / (
+              true.exit_counts.dot(cost.exit_macs))])
     progress.update(split + 1)
   progress.finish()
   return {key: np.array(of_key).swapaxes(0, 1)

@@ -30,7 +30,6 @@ import imagenet_input
 import imagenet_main
 import resnet_checkpoint
 import resnet_model
-import resnet_run_loop
 import training_hooks
 from imagenet_data import find_shards
 from resnet_model import CLASSIFIER_IDS
@@ -210,10 +209,9 @@ def run_bare(args):
   """The graph of the dumps, over --steps times one batch in memory."""
   shape = [args.image_size, args.image_size, imagenet_main.NUM_CHANNELS]
   model = _make_model(args)
-  weights = resnet_checkpoint.of_one_checkpoint(
-      tf.train.latest_checkpoint(args.pretrained), collections.OrderedDict(
-          (k, resnet_run_loop.exit_variable_shapes(model, k, shape))
-          for k in CLASSIFIER_IDS))
+  weights = resnet_checkpoint.to_evaluate(
+      resnet_checkpoint.CheckpointPaths(args.pretrained),
+      resnet_checkpoint.exit_shapes(model, CLASSIFIER_IDS, shape))
 
   def make_datasets():
     images = np.random.RandomState(0).uniform(

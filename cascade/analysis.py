@@ -54,29 +54,20 @@ def divide(predictions, fit_on, count_unfilled_rows):
       one half of it fits and the other half judges; for `risk` the first half
       is halved again, to fit and to calibrate.
     count_unfilled_rows: whether rows that were never filled take part.
-
-  Returns:
-    `Division`.
-
-  Raises:
-    UserError: there are too few images.
   """
   images = {}
   for split, classifiers in predictions.items():
     is_unfilled = unfilled_rows(classifiers)
-    if count_unfilled_rows or not is_unfilled.any():
-      images[split] = Images(split, slice(None), len(is_unfilled))
-    else:
-      rows = np.flatnonzero(~is_unfilled)
-      images[split] = Images(split, rows, len(rows))
-    num_images = images[split].num_images
-    if num_images < (2 if fit_on == split == 'validation' else 1):
+    rows = np.flatnonzero(~is_unfilled | count_unfilled_rows)
+    if len(rows) < (2 if fit_on == split == 'validation' else 1):
       raise UserError(
-          f'{split}: {num_images:,} rows were filled by every '
-          'classifier, not enough for thresholds; dump the classifiers again '
-          '(step 3)')
-  all_rows = np.arange(len(unfilled_rows(predictions['validation'])))
-  first, second = _halves(all_rows[images['validation'].rows])
+          f'{split}: {len(rows):,} rows were filled by every classifier, not '
+          'enough for thresholds; dump the classifiers again (step 3)')
+    # A slice copies nothing.
+    images[split] = Images(
+        split, rows if len(rows) < len(is_unfilled) else slice(None), len(rows))
+    if split == 'validation':
+      first, second = _halves(rows)
   if fit_on == 'train':
     return Division(images['train'], images['validation'],
                     images['train'], first, second)
@@ -93,18 +84,17 @@ def _halves(rows):
 
 def analyse(predictions, division, metrics, methods, epsilon_percents,
             risk_delta, risk_loss, num_classes, cost):
-  """Fits and judges the thresholds of all methods.
+  """Fits and judges; returns a dict from metric to `MetricResults`.
 
   Args:
     predictions: as for `divide`, in the cascade's order.
     division: `Division`.
+    metrics, methods: their names.
     epsilon_percents: accuracy that may be given up, in percent, ascending.
     risk_delta: how often `risk` may break its promise, a fraction.
     risk_loss: what it promises; of `evaluation.LOSSES`.
+    num_classes: int.
     cost: `macs.NetworkCost`.
-
-  Returns:
-    A dict from metric to `MetricResults`.
   """
   def analyse_metric(metric):
     def predictions_of(images):

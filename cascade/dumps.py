@@ -37,9 +37,8 @@ def find_classifiers(folder):
   """Classifiers of which `folder` holds a dump of either split, ascending.
 
   A run that replaces the dumps of a classifier takes it off `cascade.json`
-  until all new files are there. If it is interrupted, the train split may be
-  from one network and the validation split from another: a `UserError`.
-  Published dumps have no `cascade.json`.
+  until all new files are there. If it is interrupted, the splits may be from
+  two networks: a `UserError`. Published dumps have no `cascade.json`.
   """
   found = shared_dumps.dumped_classifiers(folder)
   if not found:
@@ -66,11 +65,7 @@ def holds_split(folder, split):
 
 
 def num_classes_of(opened):
-  """The number of classes of all opened dumps; None if none has softmaxes.
-
-  Raises:
-    UserError: softmaxes of different lengths, or a class beyond them.
-  """
+  """The number of classes of all opened dumps; None if none has softmaxes."""
   known = {dump.num_classes: dump.path for dump in opened if dump.num_classes}
   if len(known) > 1:
     raise UserError(f'{", ".join(known.values())}: the classifiers of one '
@@ -86,28 +81,24 @@ def read_labels(dataset_folder, dump_folder, split):
   """Reads the `Labels` of `split`, which may be in either folder or in both.
 
   `dataset_folder` is `-dataset_path` or None; labels in `dump_folder` belong to
-  the dumps' own records.
-
-  Raises:
-    UserError: no labels, labels that are no classes, or two label files that
-      differ.
+  the dumps' own records. Two label files that differ are a `UserError`.
   """
   name = shared_dumps.labels_file_name(split)
   if dataset_folder is not None and not os.path.isdir(dataset_folder):
     raise UserError(f'-dataset_path {dataset_folder!r}: no such folder')
-  found = []
-  for folder in (dataset_folder, dump_folder):
-    if folder is not None:
-      # After whole and shared passes, labels lie side by side in both forms.
-      for paths in ([os.path.join(folder, name)], find_shards(folder, name)):
-        if paths and os.path.exists(paths[0]):
-          found.append(Labels(_load_classes(paths, num_dimensions=1), paths[0]))
+  folders = [folder for folder in (dataset_folder, dump_folder) if folder]
+  # After whole and shared passes, labels lie side by side in both forms.
+  found = [Labels(_load_classes(paths, num_dimensions=1), paths[0])
+           for folder in folders
+           for paths in ([os.path.join(folder, name)],
+                         find_shards(folder, name))
+           if paths and os.path.exists(paths[0])]
   if not found:
-    path = os.path.join(dataset_folder or dump_folder, name)
-    raise UserError(f'{path}: no such file, neither here nor beside the dumps; '
-                    'step 2 makes it in $IMAGENET_HOME')
-  labels = found[0]
-  for other in found[1:]:
+    raise UserError(f'{os.path.join(folders[0], name)}: no such file, neither '
+                    'here nor beside the dumps; step 2 makes it in '
+                    '$IMAGENET_HOME')
+  labels, *others = found
+  for other in others:
     if not np.array_equal(labels.classes, other.classes):
       raise UserError(
           f'{labels.path} and {other.path} are labels of different records; '
@@ -136,7 +127,7 @@ class ClassifierDump:
     self.folder = folder
     self.classifier_id = classifier_id
     self.split = split
-    self._parts = self._open_parts()
+    self._parts = self._open_parts()  # A list of (path, float [rows, classes]).
     self.has_softmaxes = bool(self._parts)
     self.top5_classes = self.top5_probabilities = self.num_classes = None
     top5_paths = find_files(
@@ -163,15 +154,13 @@ class ClassifierDump:
       self._check_top5_sample()
 
   def _missing_file_error(self, name):
-    remedy = ''
-    if self.split == 'train':
-      remedy = '; -fit_on validation does without the training split'
+    remedy = ('; -fit_on validation does without the training split'
+              if self.split == 'train' else '')
     return UserError(f'{os.path.join(self.folder, name)}: no such file; step '
                      f'3, --classifier_id {self.classifier_id}, makes it'
                      f'{remedy}')
 
   def _open_parts(self):
-    """A list of (path, float [rows, classes]), or an empty list."""
     names = shared_dumps.probabilities_file_names(
         self.classifier_id, self.split)
     files = [find_files(self.folder, name) for name in names]
@@ -180,8 +169,7 @@ class ClassifierDump:
     if whole and any(files):
       raise UserError(f'{whole[0]}: there is this file and also parts; remove '
                       'what belongs to the other dump')
-    if whole:
-      names, files = [''], [whole]
+    files = [whole] if whole else files
     if not any(files):
       return []
     for name, paths in zip(names, files):
@@ -222,14 +210,12 @@ class ClassifierDump:
   def _check_top5_sample(self):
     """Compares the top-5 files with a few rows of each softmax file."""
     start = 0
-    for path, part in self._parts:
-      rows = np.linspace(0, len(part) - 1, min(len(part), CHECKED_ROWS))
-      for row in rows.astype(int):
-        softmax = read_rows(part, row, row + 1)
-        _check_softmaxes(softmax, row, path)
-        best = np.sort(softmax)[:, ::-1][:, :shared_dumps.NUM_TOP]
-        self.check_top5_rows(
-            slice(start + row, start + row + 1), softmax, best)
+    for _, part in self._parts:
+      for row in np.linspace(
+          start, start + len(part) - 1, min(len(part), CHECKED_ROWS)):
+        for rows, softmax in self.blocks(int(row), int(row) + 1):
+          best = np.sort(softmax)[:, ::-1][:, :shared_dumps.NUM_TOP]
+          self.check_top5_rows(rows, softmax, best)
       start += len(part)
 
   def check_top5_rows(self, rows, probabilities, best):
@@ -262,22 +248,16 @@ class ClassifierDump:
     if self.num_classes is not None:
       _check_below(labels.classes, self.num_classes, labels.path)
 
-  def blocks(self, start=0, stop=None, max_rows=BLOCK_ROWS):
+  def blocks(self, start, stop, max_rows=BLOCK_ROWS):
     """Iterates over softmaxes in row order; no block spans two parts.
 
-    Yields:
-      `(rows, probabilities)`: a slice of the split's rows, and float32
-      [rows, classes].
-
-    Raises:
-      UserError: a row is no softmax.
+    Yields `(rows, probabilities)`: a slice of the split's rows, and float32
+    [rows, classes]. A row that is no softmax is a `UserError`.
     """
-    stop = self.num_images if stop is None else stop
     part_start = 0
     for path, part in self._parts:
-      first, last = max(start - part_start, 0), min(
-          stop - part_start, len(part))
-      for row in range(first, last, max_rows):
+      last = min(stop - part_start, len(part))
+      for row in range(max(start - part_start, 0), last, max_rows):
         block = read_rows(part, row, min(row + max_rows, last))
         _check_softmaxes(block, row, path)
         yield slice(part_start + row, part_start + row + len(block)), block

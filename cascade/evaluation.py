@@ -21,11 +21,9 @@ NUM_SMOOTHED_BINS = 11
 
 class Outcomes(typing.NamedTuple):
   """What S settings of thresholds come to."""
-  num_correct: np.ndarray     # int64 [S], images whose own exit is right.
-  num_lost: np.ndarray        # int64 [S], images that are a loss.
-  exit_counts: np.ndarray     # int64 [S, classifiers], images leaving at each.
-  exit_correct: np.ndarray    # The same of images that are right there.
-  macs_per_image: np.ndarray  # float64 [S], mean cumulative MACs.
+  num_lost: np.ndarray      # int64 [S], images that are a loss.
+  exit_counts: np.ndarray   # int64 [S, classifiers], images leaving at each.
+  exit_correct: np.ndarray  # The same of images that are right there.
 
 
 class Oracle(typing.NamedTuple):
@@ -74,22 +72,21 @@ LOSSES = {
 }
 
 
-def evaluate(predictions, thresholds, exit_macs, is_lost=None):
+def evaluate(predictions, thresholds, is_lost=None):
   """Sends every image through the cascade; `Outcomes`.
 
   Args:
     predictions: `predictions.CascadePredictions`.
     thresholds: float64 [S, T], or [S, T, classes] by predicted class.
-    exit_macs: ints, cumulative MACs of leaving at each classifier.
     is_lost: what one of `LOSSES` gives; by default 'wrong'.
   """
-  num_classifiers, num_images = len(exit_macs), len(predictions.correct[0])
+  num_classifiers = len(predictions.correct)
   is_lost = is_lost or LOSSES['wrong'](predictions)
   num_lost = np.zeros(len(thresholds), np.int64)
   exit_counts, exit_correct = np.zeros(
       (2, len(thresholds), num_classifiers), np.int64)
   for setting, of_setting in enumerate(thresholds):
-    remains = np.ones(num_images, bool)
+    remains = np.ones(len(predictions.correct[0]), bool)
     for m in range(num_classifiers):
       leaves = remains
       if m < num_classifiers - 1:
@@ -102,9 +99,7 @@ def evaluate(predictions, thresholds, exit_macs, is_lost=None):
       exit_counts[setting, m] = np.count_nonzero(leaves)
       exit_correct[setting, m] = np.count_nonzero(
           leaves & predictions.correct[m])
-  macs = exit_counts.dot(np.array(exit_macs, np.int64))
-  return Outcomes(exit_correct.sum(axis=1), num_lost, exit_counts,
-                  exit_correct, macs / float(num_images))
+  return Outcomes(num_lost, exit_counts, exit_correct)
 
 
 def wilson_interval(num_correct, num_images):
@@ -129,14 +124,9 @@ def difference_interval(num_lost, num_gained, num_correct, num_images):
   For example, of 1000 images both get 700 right, the plain network 30 more
   and the cascade 20 others: the drop is 1 %, from -0.4 to 2.4 %.
 
-  Args:
-    num_lost: images that only the plain network gets right.
-    num_gained: images that only the cascade gets right.
-    num_correct: images that the cascade gets right.
-    num_images: all of them.
-
-  Returns:
-    `(low, high)` of plain minus cascade, fractions.
+  Only the plain network gets `num_lost` images right, only the cascade
+  `num_gained`; the cascade gets `num_correct` right in all. Returns
+  `(low, high)` of plain minus cascade, fractions.
   """
   both = num_correct - num_gained
   neither = num_images - both - num_lost - num_gained
@@ -163,12 +153,8 @@ def difference_interval(num_lost, num_gained, num_correct, num_images):
 def mean_cost_interval(exit_counts, exit_costs):
   """95 % interval of the mean cost per image, from its standard error.
 
-  Args:
-    exit_counts: int64 [S, classifiers], images that leave at each.
-    exit_costs: float [classifiers].
-
-  Returns:
-    `(low, high)`: float64 [S], NaN if there is one image.
+  `exit_counts` are int64 [S, classifiers], and `exit_costs` float
+  [classifiers]. Returns `(low, high)`: float64 [S], NaN if there is one image.
   """
   num_images = exit_counts.sum(axis=1).astype(np.float64)
   mean = exit_counts.dot(exit_costs) / num_images
@@ -181,53 +167,49 @@ def mean_cost_interval(exit_counts, exit_costs):
 def points(metric, method, fitted, predictions, cost):
   """Judges the thresholds of one method; a list of `Point`, one per setting.
 
-  Args:
-    metric, method: of the points.
-    fitted: `thresholds.Fitted`.
-    predictions: `predictions.CascadePredictions` of the judging split.
-    cost: `macs.NetworkCost`.
+  `fitted` is `thresholds.Fitted`, `predictions` are the
+  `predictions.CascadePredictions` of the judging split, and `cost` is
+  `macs.NetworkCost`.
   """
-  outcomes = evaluate(predictions, fitted.thresholds, cost.exit_macs)
+  num_lost, exit_counts, exit_correct = evaluate(
+      predictions, fitted.thresholds)
   num_images = float(len(predictions.correct[0]))
-  low, high = wilson_interval(outcomes.num_correct, num_images)
-  num_gained = (outcomes.num_correct + outcomes.num_lost -
-                np.count_nonzero(predictions.correct[-1]))
-  drop_low, drop_high = difference_interval(
-      outcomes.num_lost, num_gained, outcomes.num_correct, num_images)
-  gmacs_low, gmacs_high = mean_cost_interval(
-      outcomes.exit_counts, np.array(cost.exit_macs) / 1e9)
+  num_correct = exit_correct.sum(axis=1)
+  num_gained = num_correct + num_lost - np.count_nonzero(
+      predictions.correct[-1])
+
+  def per_image(exit_costs):
+    return exit_counts.dot(np.array(exit_costs, np.int64)) / num_images
+
+  thresholds = fitted.thresholds
+  if thresholds.ndim > 2:  # Per class.
+    thresholds = np.full(thresholds.shape[:2], np.nan)
+  columns = {
+      'setting': fitted.settings,
+      'thresholds': thresholds,
+      'test_accuracy': num_correct / num_images,
+      'gmacs_per_image': per_image(cost.exit_macs) / 1e9,
+      'speedup': cost.plain_macs / per_image(cost.exit_macs),
+      'exit_shares': exit_counts / num_images,
+      'accuracy_drop': (num_lost - num_gained) / num_images}
+  for name, interval in (
+      ('test_accuracy', wilson_interval(num_correct, num_images)),
+      ('accuracy_drop', difference_interval(
+          num_lost, num_gained, num_correct, num_images)),
+      ('gmacs', mean_cost_interval(
+          exit_counts, np.array(cost.exit_macs) / 1e9))):
+    columns[f'{name}_low'], columns[f'{name}_high'] = interval
   with np.errstate(invalid='ignore'):  # 0 / 0.
-    exit_accuracies = outcomes.exit_correct / outcomes.exit_counts.astype(float)
-  per_class = (float('nan'),) * (len(predictions.correct) - 1)
-  times = [{}] * len(fitted.thresholds)
+    columns['exit_accuracies'] = exit_correct / exit_counts.astype(float)
   if cost.time:
-    nanoseconds = outcomes.exit_counts.dot(
-        np.array(cost.time.exit_nanoseconds, np.int64)) / num_images
-    times = [{'ms_per_image': float(of_setting / 1e6),
-              'speedup_by_time': float(
-                  cost.time.plain_nanoseconds / of_setting)}
-             for of_setting in nanoseconds]
-  return [Point(
-      metric=metric,
-      method=method,
-      setting=float(setting),
-      thresholds=(per_class if thresholds.ndim > 1
-                  else tuple(thresholds.tolist())),
-      test_accuracy=float(outcomes.num_correct[i] / num_images),
-      test_accuracy_low=float(low[i]),
-      test_accuracy_high=float(high[i]),
-      gmacs_per_image=float(outcomes.macs_per_image[i] / 1e9),
-      speedup=float(cost.plain_macs / outcomes.macs_per_image[i]),
-      exit_shares=tuple((outcomes.exit_counts[i] / num_images).tolist()),
-      accuracy_drop=float((outcomes.num_lost[i] - num_gained[i]) / num_images),
-      accuracy_drop_low=float(drop_low[i]),
-      accuracy_drop_high=float(drop_high[i]),
-      gmacs_low=float(gmacs_low[i]),
-      gmacs_high=float(gmacs_high[i]),
-      exit_accuracies=tuple(exit_accuracies[i].tolist()),
-      **times[i],
-  ) for i, (setting, thresholds) in enumerate(
-      zip(fitted.settings, fitted.thresholds))]
+    nanoseconds = per_image(cost.time.exit_nanoseconds)
+    columns['ms_per_image'] = nanoseconds / 1e6
+    columns['speedup_by_time'] = cost.time.plain_nanoseconds / nanoseconds
+  rows = zip(*(np.asarray(column, float).tolist()
+               for column in columns.values()))
+  return [Point(metric, method, **{
+      name: tuple(value) if isinstance(value, list) else value
+      for name, value in zip(columns, row)}) for row in rows]
 
 
 def oracle(predictions):
@@ -247,14 +229,12 @@ def area_under_curve(method_points, classifier_accuracies, cost):
   all images leave at the first classifier, or at the last. Their accuracies
   are `classifier_accuracies`, fractions.
   """
-  ends = [(cost.exit_macs[0] / 1e9, classifier_accuracies[0]),
-          (cost.exit_macs[-1] / 1e9, classifier_accuracies[-1])]
+  ends = [(cost.exit_macs[m] / 1e9, classifier_accuracies[m]) for m in (0, -1)]
   line = sorted(ends + [(point.gmacs_per_image, point.test_accuracy)
                         for point in method_points])
   gmacs, accuracies = np.array(line).T
-  area = float(np.trapezoid(accuracies, gmacs) if hasattr(np, 'trapezoid')
-               else np.trapz(accuracies, gmacs))
-  return area / (ends[1][0] - ends[0][0])
+  trapezoid = np.trapezoid if hasattr(np, 'trapezoid') else np.trapz
+  return float(trapezoid(accuracies, gmacs)) / (ends[1][0] - ends[0][0])
 
 
 # ---- Softmax as a confidence measure: figure 5.d ----------------------------
@@ -288,16 +268,12 @@ def confidence_curve(confidence, correct):
   bins = np.searchsorted(bin_edges()[:-1], confidence, side='right') - 1
   num_images = np.bincount(bins, minlength=NUM_BINS)
   num_correct = np.bincount(bins[correct], minlength=NUM_BINS)
-  alpha = _quotient(_count_from_bin_on(num_correct),
-                    _count_from_bin_on(num_images))
+  alpha = _quotient(*(np.cumsum(counts[::-1])[::-1]
+                      for counts in (num_correct, num_images)))
   return ConfidenceCurve(
       num_images,
       _quotient(num_images, np.full(NUM_BINS, len(confidence))),
       _quotient(num_correct, num_images), alpha, _smoothed(alpha))
-
-
-def _count_from_bin_on(counts):
-  return np.cumsum(counts[::-1])[::-1]
 
 
 def _quotient(numerator, denominator):

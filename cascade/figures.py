@@ -18,7 +18,6 @@ import io
 import math
 import os
 import re
-import threading
 import typing
 
 import numpy as np
@@ -120,42 +119,27 @@ CONFIDENCE_LABELS = {
     'top5': 'Confidence (sum of top-5 softmaxes)'}
 
 
-def load_in_background():
-  """Starts importing matplotlib: half a second, while the dumps are read.
-
-  Raises:
-    UserError: it is not installed.
-  """
+def check_matplotlib():
+  """Raises a `UserError` if matplotlib is not installed."""
   if importlib.util.find_spec('matplotlib') is None:
     raise UserError('-output_dir: the figures need matplotlib, and this '
                     'Python does not have it; install it, or use the '
                     'environment that ./setup_env.sh analysis makes')
 
-  def load():
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_pdf
-    import matplotlib.backends.backend_svg
-    import matplotlib.figure
-
-  threading.Thread(target=load).start()
-
 
 def write_figures(folder, results, curves, classifier_ids, cost):
-  """Draws and writes all figures; returns the names of the files.
+  """Draws and writes all figures.
 
   `accuracy_vs_macs_<metric>` are figures 4.d and 4.e of the paper, with -cost
   `accuracy_vs_ms_<metric>` beside them, and `confidence_clf` is 5.d. For
   arguments see `report.write_results`, whose `curves` are [metric][classifier].
   """
-  figures = {}
   for stem, axis in cost_axes(cost).items():
     for metric, result in results.items():
-      figures[f'{stem}_{metric}'] = accuracy_vs_cost(
-          metric, result, classifier_ids, cost, axis)
-  figures['confidence_clf'] = confidence_clf(curves)
-  figures['exit_shares'] = exit_shares(results, classifier_ids, cost)
-  return [name for stem, figure in figures.items()
-          for name in save(folder, stem, figure)]
+      save(folder, f'{stem}_{metric}', accuracy_vs_cost(
+          metric, result, classifier_ids, cost, axis))
+  save(folder, 'confidence_clf', confidence_clf(curves))
+  save(folder, 'exit_shares', exit_shares(results, classifier_ids, cost))
 
 
 @contextlib.contextmanager
@@ -168,15 +152,12 @@ def _style():
 
 @_style()
 def save(folder, stem, figure):
-  """Writes a figure as PNG and as PDF; returns both file names."""
-  names = [stem + '.png', stem + '.pdf']
+  """Writes a figure as PNG and as PDF."""
+  path = os.path.join(folder, stem)
   # Level 3 takes two thirds of the time and a fifth more space.
-  figure.savefig(os.path.join(folder, names[0]), dpi=PNG_DPI,
-                 pil_kwargs={'compress_level': 3})
+  figure.savefig(path + '.png', dpi=PNG_DPI, pil_kwargs={'compress_level': 3})
   # With a date, each run's file would differ.
-  figure.savefig(os.path.join(folder, names[1]),
-                 metadata={'CreationDate': None})
-  return names
+  figure.savefig(path + '.pdf', metadata={'CreationDate': None})
 
 
 @_style()
@@ -251,9 +232,11 @@ def accuracy_vs_cost(metric, result, classifier_ids, cost, axis):
   A line connects the points of a method in their order.
   """
   plain_accuracy = result.classifier_accuracies[-1]
-  series = [  # Other images may judge `risk`, so it is drawn by its drop.
-      ([(getattr(point, axis.field), plain_accuracy - point.accuracy_drop)
-        for point in result.points[method]],
+  def place(point):  # Other images may judge `risk`: it is drawn by its drop.
+    return getattr(point, axis.field), plain_accuracy - point.accuracy_drop
+
+  series = [
+      (list(map(place, result.points[method])),
        dict(METHOD_LINES[method], gid=f'line-{method}', markevery=math.ceil(
            len(result.points[method]) / _MOST_MARKERS)))
       for method in METHODS if method in result.points]
@@ -289,8 +272,7 @@ def accuracy_vs_cost(metric, result, classifier_ids, cost, axis):
       point.setting % 5 != 0, point.setting % 1 != 0, point.setting)):
     if num_epsilons < _MOST_EPSILONS:
       num_epsilons += _label(
-          axes, taken, f'ε = {point.setting:g} %',
-          (getattr(point, axis.field), plain_accuracy - point.accuracy_drop),
+          axes, taken, f'ε = {point.setting:g} %', place(point),
           _EPSILON_PLACES,
           arrowprops=dict(arrowstyle='-', linewidth=.5, shrinkA=0, shrinkB=0))
   figure.legend(loc='upper center', ncol=_LEGEND_COLUMNS)

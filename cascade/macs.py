@@ -59,29 +59,24 @@ class NetworkCost(typing.NamedTuple):
 
 
 def network_cost(macs_option, dump_folder, classifier_ids, num_classes):
-  """The cost of the network whose dumps a folder holds.
+  """The cost of the network whose dumps a folder holds; `NetworkCost`.
 
   Args:
-    macs_option: None or 'exact': from the folder's `cascade.json`; for dumps
-      without one, that of the paper's network, if they may be from it.
-      'published': the paper's spreadsheet. Otherwise the path of a file in the
-      format of `cascade.json`.
+    macs_option: 'exact': from the folder's `cascade.json`; for dumps without
+      one, that of the paper's network, if they may be from it. 'published': the
+      paper's spreadsheet. Otherwise the path of a file in the format of
+      `cascade.json`.
+    dump_folder: str.
     classifier_ids: the classifiers of the cascade, ascending, at least two.
       The heads of others are not counted.
     num_classes: columns of the softmaxes; None if not known.
-
-  Returns:
-    `NetworkCost`.
-
-  Raises:
-    UserError: a file is missing or wrong, or the cost is not known.
   """
   path = os.path.join(dump_folder, shared_dumps.CASCADE_FILE_NAME)
   if macs_option == 'published':
     return _published_cost(path, classifier_ids, num_classes)
   source = f'{shared_dumps.CASCADE_FILE_NAME} in {dump_folder}'
   remedy = 'dump the classifiers again (step 3) or name a -macs FILE.json'
-  if macs_option not in (None, 'exact'):
+  if macs_option != 'exact':
     path = source = macs_option
     remedy = ("-macs takes 'exact', 'published' or such a file as "
               'docs/file_formats.md has it')
@@ -151,18 +146,11 @@ def _identity(record):
 
 
 def time_cost(path, recorded, classifier_ids):
-  """The time that the cascade of some dumps takes.
+  """The time that the cascade of some dumps takes; `TimeCost`.
 
-  Args:
-    path: the -cost option, a `stage_seconds.json`.
-    recorded: `shared_cascade_json.network_and_weights` of the dumps.
-    classifier_ids: of the cascade, ascending.
-
-  Returns:
-    `TimeCost`.
-
-  Raises:
-    UserError: the file is none, or of another network or cascade.
+  `path` is the -cost option, a `stage_seconds.json`, and `recorded` the
+  `shared_cascade_json.network_and_weights` of the dumps, whose classifiers are
+  `classifier_ids`, ascending.
   """
   measured = shared_stage_seconds.load(path)
   for field, value in measured.network.items():
@@ -176,13 +164,11 @@ def time_cost(path, recorded, classifier_ids):
         f', and the dumps are of {_listed(classifier_ids)}; measure these '
         '(run_cascade.py --profile_stages --classifier_id)')
 
-  def nanoseconds(seconds):
-    return int(round(seconds[-1] * 1e9))
-
-  return TimeCost(
-      [nanoseconds(seconds) for seconds in measured.seconds_per_image.values()],
-      nanoseconds(measured.plain_seconds_per_image), path, measured.device,
-      measured.batch_sizes[-1])
+  *exits, plain = [
+      int(round(seconds[-1] * 1e9))
+      for seconds in (*measured.seconds_per_image.values(),
+                      measured.plain_seconds_per_image)]
+  return TimeCost(exits, plain, path, measured.device, measured.batch_sizes[-1])
 
 
 def _listed(classifier_ids):

@@ -5,6 +5,7 @@ left on the disk and memory-mapped: a folder of 16 GB is read in little memory.
 A pickle may come from anywhere, so it is read through an allowlist.
 """
 
+import contextlib
 import os
 import pickle
 
@@ -36,9 +37,6 @@ def load_array(path):
 
   A large array is memory-mapped, unless its pickle has the numbers as text
   (protocols 0 to 2 of Python 3).
-
-  Raises:
-    UserError: the file is missing, damaged, or no array of numbers.
   """
   try:
     with open(path, 'rb') as stream:
@@ -73,44 +71,32 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 class _SkippingStream:
   """A file whose longest byte string is passed over, and holds anything."""
-  skipped = None  # Its `(offset, length)`.
+  offset = length = None  # Of that string.
 
   def __init__(self, stream):
     self._stream = stream
+    self._size = os.fstat(stream.fileno()).st_size
     self.readline = stream.readline
 
   def read(self, num_bytes):
-    return bytes(num_bytes) if self._skips(num_bytes) else self._stream.read(
-        num_bytes)
-
-  def readinto(self, buffer):
-    return len(buffer) if self._skips(len(buffer)) else self._stream.readinto(
-        buffer)
-
-  def _skips(self, num_bytes):
-    start = self._stream.tell()
-    size = os.fstat(self._stream.fileno()).st_size
-    if not _MOST_BYTES_READ < num_bytes <= size - start:
-      return False
-    self.skipped = start, num_bytes
+    offset = self._stream.tell()
+    if not _MOST_BYTES_READ < num_bytes <= self._size - offset:
+      return self._stream.read(num_bytes)
+    self.offset, self.length = offset, num_bytes
     self._stream.seek(num_bytes, os.SEEK_CUR)
-    return True
+    return bytes(num_bytes)
 
 
 def _load_pickled(path, stream):
-  skipping = _SkippingStream(stream)
   # Strings of Python 2 are bytes; this encoding keeps each as one character.
-  try:
+  skipping, array = _SkippingStream(stream), None
+  # Not only the numbers may be passed over.
+  with contextlib.suppress(pickle.UnpicklingError, ValueError):
     array = _ArrayUnpickler(skipping, encoding='latin1').load()
-  except (pickle.UnpicklingError, ValueError):
-    array = None  # Not only the numbers were passed over.
-  if skipping.skipped is None and array is not None:
-    return array
-  offset, length = skipping.skipped or (None, None)
   # Where the numbers were swapped to this machine's order, they were copied.
-  if type(array) is np.ndarray and array.nbytes == length and (
+  if type(array) is np.ndarray and array.nbytes == skipping.length and (
       array.base is not None):
-    return np.memmap(path, array.dtype, 'r', offset, array.shape,
+    return np.memmap(path, array.dtype, 'r', skipping.offset, array.shape,
                      'C' if array.flags.c_contiguous else 'F')
   stream.seek(0)
   return _ArrayUnpickler(stream, encoding='latin1').load()
@@ -124,9 +110,6 @@ def read_rows(array, start, stop):
 
   What is mapped is not read through the mapping: its pages would count as
   memory of this process.
-
-  Raises:
-    UserError: the file became shorter after it was opened.
   """
   if not (isinstance(array, np.memmap) and array.flags.c_contiguous):
     return np.ascontiguousarray(array[start:stop], np.float32)
@@ -149,8 +132,7 @@ def read_rows(array, start, stop):
 def find_files(folder, name):
   """Paths of the file `name`, or of all its shards in row order; may be empty.
 
-  Raises:
-    UserError: there are both, or the shards are not those of one pass.
+  There must not be both, and the shards must be those of one pass.
   """
   path = os.path.join(folder, name)
   shards = find_shards(folder, name)
@@ -163,12 +145,10 @@ def find_files(folder, name):
 
 def find_shards(folder, name):
   """Shards as in `find_files`, without the file itself."""
-  found = {}
-  for other in shared_dumps.names_in(folder):
-    whole_name, shard = shared_dumps.split_shard_name(other)
-    if whole_name == name:
-      found[other] = shard
-  total = max((shard.total for shard in found.values()), default=0)
+  found = {other: shard.total for other, (whole_name, shard) in (
+      (other, shared_dumps.split_shard_name(other))
+      for other in shared_dumps.names_in(folder)) if whole_name == name}
+  total = max(found.values(), default=0)
   wanted = [
       shared_dumps.shard_file_name(name, shared_dumps.DumpShard(number, total))
       for number in range(1, total + 1)]
@@ -183,11 +163,7 @@ def find_shards(folder, name):
 
 
 def load_files(paths):
-  """The array of the paths that `find_files` returned; shards are copied.
-
-  Raises:
-    UserError: a file is damaged, or does not fit the other shards.
-  """
+  """The array of the paths that `find_files` returned; shards are copied."""
   arrays = [load_array(path) for path in paths]
   if len(arrays) == 1:
     return arrays[0]

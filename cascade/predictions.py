@@ -32,10 +32,8 @@ def classifier_predictions(top5, labels):
   0 with confidence 0. Their five zeros are one class, so such a row is right
   for top-5 only if it is right for top-1.
   """
-  if top5.probabilities is None:
-    unfilled = dumps.unfilled_top5(top5.classes)
-    confidence = None
-  else:
+  unfilled, confidence = dumps.unfilled_top5(top5.classes), None
+  if top5.probabilities is not None:
     # A softmax's maximum is positive, so 0 means the row was never written.
     unfilled = top5.probabilities[:, 0] == 0
     confidence = {
@@ -72,11 +70,7 @@ class DumpAccuracy(typing.NamedTuple):
 
 
 def dump_accuracy(dump, predictions):
-  """`DumpAccuracy` of a `dumps.ClassifierDump` and its predictions.
-
-  Raises:
-    UserError: no row was filled.
-  """
+  """`DumpAccuracy` of a `dumps.ClassifierDump` and its predictions."""
   top1, top5 = predictions.correct['top1'], predictions.correct['top5']
   filled = ~predictions.unfilled
   if not filled.any():
@@ -105,10 +99,7 @@ class CascadePredictions:
     self._rising = {}
 
   def rising(self, m):
-    """Images by rising confidence of classifier m; int64 [images].
-
-    All methods share it, so it is computed once.
-    """
+    """Images by rising confidence of classifier m; int64 [images]."""
     if m not in self._rising:
       self._rising[m] = np.argsort(self.confidence[m])
     return self._rising[m]

@@ -10,6 +10,8 @@ import typing
 
 import numpy as np
 
+from cascade.thresholds import group_starts
+
 # Of the expected calibration error.
 NUM_CALIBRATION_BINS = 15
 
@@ -31,14 +33,12 @@ def exit_qualities(predictions):
   earlier_is_right = np.zeros(len(predictions.correct[0]), bool)
   for m, correct in enumerate(predictions.correct):
     order = predictions.rising(m)
-    confidence, correct_in_order = predictions.confidence[m][order], correct[
-        order]
-    risk = aurc(confidence, correct_in_order)
+    in_order = predictions.confidence[m][order], correct[order]
+    risk = aurc(*in_order)
     qualities.append(ExitQuality(
-        len(correct), float(correct.mean()),
-        auroc(confidence, correct_in_order), risk,
+        len(correct), float(correct.mean()), auroc(*in_order), risk,
         risk - aurc(np.arange(len(correct)), np.sort(correct)),
-        calibration_error(confidence, correct_in_order),
+        calibration_error(*in_order),
         float((earlier_is_right & ~correct).mean())))
     earlier_is_right |= correct
   return qualities
@@ -49,9 +49,7 @@ def _groups(confidence, correct):
 
   `confidence` is ascending; int64 [distinct] each.
   """
-  is_first = np.ones(len(confidence), bool)
-  is_first[1:] = confidence[1:] != confidence[:-1]
-  starts = np.flatnonzero(is_first)
+  starts = group_starts(confidence)
   sizes = np.diff(np.append(starts, len(confidence)))
   return sizes, np.add.reduceat(correct.astype(np.int64), starts)
 

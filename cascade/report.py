@@ -38,14 +38,19 @@ _AFFECTED_COLUMNS = ('test_accuracy', 'gmacs_per_image', 'speedup')
 
 def make_output_dir(folder):
   """Makes the folder; a `UserError`, before any work, if it is not writable."""
-  with _explained(folder):
+  with _unfinished_folder(folder):
+    pass
+
+
+@contextlib.contextmanager
+def _unfinished_folder(folder):
+  with shared_files.explain_error(
+      f'-output_dir {folder}', 'free space or name another folder'):
     os.makedirs(folder, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
-
-
-def _explained(folder):
-  return shared_files.explain_error(
-      f'-output_dir {folder}', 'free space or name another folder')
+    with tempfile.TemporaryDirectory(
+        prefix='.', suffix=shared_files.UNFINISHED_SUFFIX,
+        dir=folder) as temporary:
+      yield temporary
 
 
 @contextlib.contextmanager
@@ -56,9 +61,7 @@ def output_files(folder):
   the same names in `folder` are replaced, and those of an earlier run with
   other options are removed; others stay.
   """
-  with _explained(folder), tempfile.TemporaryDirectory(
-      prefix='.', suffix=shared_files.UNFINISHED_SUFFIX,
-      dir=folder) as temporary:
+  with _unfinished_folder(folder) as temporary:
     yield temporary
     written = os.listdir(temporary)
     for name in written:
@@ -103,15 +106,35 @@ def write_results(folder, options, predictions, measured, division, results,
     write_cascade_csv(path(shared_results.CASCADE_CSV), results, classifier_ids,
                       cost)
     if 'ccst' in options['method']:
-      write_ccst_npz(path(shared_results.CCST_NPZ), results,
-                     options['epsilons'], classifier_ids)
+      # Of each metric [E, T, classes].
+      np.savez(path(shared_results.CCST_NPZ), **{
+          shared_results.CCST_SETTINGS: np.array(
+              options['epsilons'], np.float64),
+          'classifiers': np.array(classifier_ids[:-1]),
+          **{metric: result.ccst_thresholds
+             for metric, result in results.items()}})
     if other_results is not None:
       write_unfilled_csv(path(UNFILLED_CSV), results, other_results,
                          options['count_unfilled_rows'])
-    write_confidence_csv(path(CONFIDENCE_CSV), curves)
-    write_quality_csv(path(QUALITY_CSV), qualities)
+    edges = evaluation.bin_edges().tolist()
+    _write_csv(
+        path(CONFIDENCE_CSV),
+        ('metric', 'classifier', 'confidence_low', 'confidence_high') +
+        evaluation.ConfidenceCurve._fields,
+        ((metric, k, *row) for metric, by_classifier in curves.items()
+         for k, curve in by_classifier.items()
+         for row in zip(edges[:-1], edges[1:],
+                        *[column.tolist() for column in curve])))
+    _write_csv(
+        path(QUALITY_CSV),
+        ('metric', 'classifier') + quality.ExitQuality._fields,
+        ((metric, k, *of_classifier)
+         for metric, by_classifier in qualities.items()
+         for k, of_classifier in by_classifier.items()))
     figures.write_figures(temporary, results, curves, classifier_ids, cost)
-    write_summary(path(shared_results.SUMMARY_JSON), summary)
+    with open(path(shared_results.SUMMARY_JSON), 'w') as stream:
+      json.dump(summary, stream, indent=1)
+      stream.write('\n')
     page.write(path(REPORT_HTML), folder, summary, results, curves, qualities,
                classifier_ids, cost)
     names = sorted(os.listdir(temporary))
@@ -157,10 +180,9 @@ def summary_of(
       'num_unfilled_rows': {
           split: int(unfilled_rows(classifiers).sum())
           for split, classifiers in predictions.items()},
-      'fitted_on': {'split': division.fit.split,
-                    'num_images': division.fit.num_images},
-      'judged_on': {'split': division.judge.split,
-                    'num_images': division.judge.num_images},
+      **{name: {'split': images.split, 'num_images': images.num_images}
+         for name, images in (('fitted_on', division.fit),
+                              ('judged_on', division.judge))},
       'halves_seed': HALVES_SEED if options['fit_on'] == 'validation' else None,
       'classifiers': {
           str(k): {split: of_split[k]._asdict()
@@ -211,25 +233,18 @@ def _oracle_fields(oracle, cost):
           'speedup': cost.plain_macs / macs}
 
 
-def write_summary(path, summary):
-  with open(path, 'w') as stream:
-    json.dump(summary, stream, indent=1)
-    stream.write('\n')
-
-
 def write_cascade_csv(path, results, classifier_ids, cost):
   columns = shared_results.POINT_COLUMNS
   later_columns = shared_results.DROP_COLUMNS + (
       shared_results.COST_INTERVAL_COLUMNS)
   if cost.time:
     later_columns = shared_results.TIME_COLUMNS + later_columns
-  thresholds = [shared_results.THRESHOLD_COLUMN.format(k)
-                for k in classifier_ids[:-1]]
-  shares, accuracies = [[column.format(k) for k in classifier_ids]
-                        for column in (shared_results.EXIT_SHARE_COLUMN,
-                                       shared_results.EXIT_ACCURACY_COLUMN)]
+  thresholds, shares, accuracies = [
+      [column.format(k) for k in classifier_ids] for column in (
+          shared_results.THRESHOLD_COLUMN, shared_results.EXIT_SHARE_COLUMN,
+          shared_results.EXIT_ACCURACY_COLUMN)]
   _write_csv(
-      path, [*shared_results.KEY_COLUMNS, *thresholds, *columns, *shares,
+      path, [*shared_results.KEY_COLUMNS, *thresholds[:-1], *columns, *shares,
              *later_columns, *accuracies],
       ([point.metric, point.method, point.setting, *point.thresholds,
         *(getattr(point, column) for column in columns), *point.exit_shares,
@@ -250,9 +265,9 @@ def write_unfilled_csv(path, results, other_results, count_unfilled_rows):
     left_out, counted = counted, left_out
   _write_csv(
       path,
-      ['metric', 'method', 'setting'] +
-      [f'{column}_{treatment}' for column in _AFFECTED_COLUMNS
-       for treatment in ('left_out', 'counted')],
+      [*shared_results.KEY_COLUMNS,
+       *(f'{column}_{treatment}' for column in _AFFECTED_COLUMNS
+         for treatment in ('left_out', 'counted'))],
       ([metric, method, point.setting] +
        [getattr(treated, column) for column in _AFFECTED_COLUMNS
         for treated in (point, other)]
@@ -261,27 +276,6 @@ def write_unfilled_csv(path, results, other_results, count_unfilled_rows):
        # Costs of `pareto` differ, and so do the images that judge `risk`.
        if method not in ('pareto', 'risk')
        for point, other in zip(points, counted[metric].points[method])))
-
-
-def write_confidence_csv(path, curves):
-  edges = evaluation.bin_edges().tolist()
-  _write_csv(
-      path,
-      ('metric', 'classifier', 'confidence_low', 'confidence_high') +
-      evaluation.ConfidenceCurve._fields,
-      ((metric, classifier) + row
-       for metric, by_classifier in curves.items()
-       for classifier, curve in by_classifier.items()
-       for row in zip(edges[:-1], edges[1:],
-                      *[column.tolist() for column in curve])))
-
-
-def write_quality_csv(path, qualities):
-  _write_csv(
-      path, ('metric', 'classifier') + quality.ExitQuality._fields,
-      ((metric, classifier) + of_classifier
-       for metric, by_classifier in qualities.items()
-       for classifier, of_classifier in by_classifier.items()))
 
 
 def _write_csv(path, header, rows):
@@ -298,23 +292,13 @@ def _write_csv(path, header, rows):
       writer.writerow(['' if value != value else value for value in row])
 
 
-def write_ccst_npz(path, results, epsilon_percents, classifier_ids):
-  """Writes `shared_results.CCST_NPZ`: each metric's [E, T, classes]."""
-  arrays = {metric: result.ccst_thresholds
-            for metric, result in results.items()}
-  np.savez(path, **{
-      shared_results.CCST_SETTINGS: np.array(epsilon_percents, np.float64),
-      'classifiers': np.array(classifier_ids[:-1]), **arrays})
-
-
 def table_lines(results, areas, division, cost):
   """The tables for the terminal. The first is like the paper's Table 3."""
   titles = [METRIC_TITLES[metric] for metric in results]
   methods = next(iter(results.values())).points
   method = main_method(methods)
-  fit, judge = division.fit, division.judge
-  if method == 'risk':
-    fit, judge = division.risk_fit, division.risk_judge
+  fit, judge = ((division.risk_fit, division.risk_judge) if method == 'risk'
+                else (division.fit, division.judge))
   others = 'others' if fit.split == judge.split else f'{judge.split} images'
   lines = ['', f'Cascade: thresholds fitted on {fit.num_images:,} {fit.split} '
            f'images, judged on {judge.num_images:,} {others}']
@@ -329,16 +313,15 @@ def table_lines(results, areas, division, cost):
               f'{point.ms_per_image:9.4g}{point.speedup_by_time:9.3f}'
               if cost.time else '') for point in row))
   measured = areas[next(iter(results))]
-  if not measured:
-    return lines
-  lines += ['', f'Mean accuracy over cost, {cost.exit_macs[0] / 1e9:.4g} to '
-            f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, steps 5 '
-            'to 7)',
-            ' ' * 8 + ''.join(f'{title:>10}' for title in titles)]
-  for method in measured:
-    lines.append(f'{method:<8}' + ''.join(
-        f'{areas[metric][method]:10.4f}' for metric in results))
-  return lines
+  if measured:
+    lines += ['', f'Mean accuracy over cost, {cost.exit_macs[0] / 1e9:.4g} to '
+              f'{cost.exit_macs[-1] / 1e9:.4g} GMACs per image (README, steps '
+              '5 to 7)',
+              ' ' * 8 + ''.join(f'{title:>10}' for title in titles)]
+  return lines + [
+      f'{method:<8}' + ''.join(
+          f'{areas[metric][method]:10.4f}' for metric in results)
+      for method in measured]
 
 
 def risk_lines(division, delta, loss):

@@ -40,9 +40,7 @@ def calibrate(sequence, predictions, epsilon_fractions, delta, loss='wrong'):
   Returns:
     float64 [E, T]; infinite, so that no image leaves, where nothing passes.
   """
-  num_images = len(predictions.correct[0])
-  num_thresholds = len(predictions.confidence) - 1
-  no_exit = np.full((1, num_thresholds), np.inf)
+  no_exit = np.full((1, len(predictions.confidence) - 1), np.inf)
   candidates = np.concatenate([no_exit, sequence[::-1]])
   num_lost = np.zeros(len(candidates), np.int64)
   is_lost = evaluation.LOSSES[loss](predictions)
@@ -52,14 +50,13 @@ def calibrate(sequence, predictions, epsilon_fractions, delta, loss='wrong'):
         CascadePredictions([array[rows] for array in predictions.confidence],
                            [array[rows] for array in predictions.correct],
                            None),
-        candidates, [0] * (num_thresholds + 1),
-        [array[rows] for array in is_lost]).num_lost
+        candidates, [array[rows] for array in is_lost]).num_lost
   log_delta = math.log(delta) if delta else -math.inf
   passed = 0  # What passes for an epsilon passes for a larger one.
   chosen = []
   for epsilon in epsilon_fractions:
     while passed + 1 < len(candidates) and log_binomial_tail(
-        num_lost[passed + 1], num_images, epsilon) <= log_delta:
+        num_lost[passed + 1], len(rows), epsilon) <= log_delta:
       passed += 1
     chosen.append(candidates[passed])
   return np.stack(chosen)

@@ -26,7 +26,7 @@ from cascade import risk
 _ROUNDING = 4e-16
 
 # Values of the threshold that all classifiers share.
-NUM_COMMON_THRESHOLDS = 1000
+COMMON_SETTINGS = np.linspace(0, 1, 1000)
 
 # Budgets of budgeted batch classification, q = p / 20 (Huang et al. 2018).
 BUDGET_STEPS = range(1, 40)
@@ -43,6 +43,11 @@ MOST_SEARCHED_CLASSIFIERS = 3
 # ---- The paper's thresholds -------------------------------------------------
 
 
+def group_starts(confidence):
+  """Where each distinct value of float [images], ascending, begins."""
+  return np.flatnonzero(np.append(True, confidence[1:] != confidence[:-1]))
+
+
 def alpha_curve(confidence, correct):
   """alpha(d): accuracy over the images whose confidence is at least d.
 
@@ -56,9 +61,7 @@ def alpha_curve(confidence, correct):
     `(thresholds, alpha)`: the distinct confidences, ascending, and alpha at
     each; float64 [distinct].
   """
-  is_first = np.ones(len(confidence), bool)
-  is_first[1:] = confidence[1:] != confidence[:-1]
-  starts = np.flatnonzero(is_first)  # [distinct]
+  starts = group_starts(confidence)
   num_images = len(confidence) - starts
   num_correct = np.cumsum(correct[::-1])[::-1][starts]
   return confidence[starts], num_correct / num_images.astype(np.float64)
@@ -125,14 +128,9 @@ def ccst(predictions, epsilon_fractions, num_classes):
 
 
 def common(num_classifiers):
-  """One threshold for all classifiers, from 0 to 1; float64 [1000, T]."""
-  values = common_settings().astype(np.float32).astype(np.float64)
+  """`COMMON_SETTINGS` for all classifiers, as float32s; float64 [1000, T]."""
+  values = COMMON_SETTINGS.astype(np.float32).astype(np.float64)
   return np.repeat(values[:, np.newaxis], num_classifiers - 1, axis=1)
-
-
-def common_settings():
-  """The same as people name them; float64 [1000]."""
-  return np.linspace(0, 1, NUM_COMMON_THRESHOLDS)
 
 
 def budgeted(predictions):
@@ -154,7 +152,10 @@ def budgeted(predictions):
     order = predictions.rising(m)[::-1]  # The most confident images first.
     confidence = [predictions.confidence[k][order] for k in range(m + 1)]
     for setting, p in enumerate(BUDGET_STEPS):
-      num_to_leave = _num_to_leave(p, m, num_classifiers, num_images)
+      # In whole numbers: q^(m + 1) = p^(m + 1) / 20^(m + 1).
+      weights = [p**i * BUDGET_STEPS_PER_UNIT**(num_classifiers - i)
+                 for i in range(1, num_classifiers + 1)]
+      num_to_leave = num_images * weights[m] // sum(weights)
       remains = np.ones(num_images, bool)
       for earlier in range(m):
         remains &= confidence[earlier] < thresholds[setting, earlier]
@@ -163,13 +164,6 @@ def budgeted(predictions):
         last = remaining[min(num_to_leave, len(remaining)) - 1]
         thresholds[setting, m] = confidence[m][last]
   return thresholds
-
-
-def _num_to_leave(p, m, num_classifiers, num_images):
-  """floor(n * share) in whole numbers: q^m = p^m / 20^m."""
-  weights = [p**i * BUDGET_STEPS_PER_UNIT**(num_classifiers - i)
-             for i in range(1, num_classifiers + 1)]
-  return num_images * weights[m] // sum(weights)
 
 
 # ---- The best thresholds for each cost, by search ---------------------------
@@ -182,21 +176,21 @@ def _num_to_leave(p, m, num_classifiers, num_images):
 def pareto(predictions, exit_costs, others):
   """The best thresholds for each cost.
 
-  On the fitting split, no point of `others` is better than the point of the
-  same or the next lower cost: their thresholds are in the grid and their costs
-  among the costs.
-
-  Args:
-    predictions, exit_costs: as everywhere here.
-    others: float64 [S, T], thresholds of other methods.
+  On the fitting split, no point of `others`, thresholds float64 [S, T] of other
+  methods, is better than the point of the same or the next lower cost: their
+  thresholds are in the grid and their costs among the costs.
 
   Returns:
     `(cost_per_image, thresholds)`: float64 [P], ascending, the mean cost on
     the fitting split in GMACs or in seconds, and float64 [P, T].
   """
   num_images = len(predictions.correct[0])
-  grid = [_grid_values(predictions.confidence[m][predictions.rising(m)], values)
-          for m, values in enumerate(others.T)]
+  quantiles = np.linspace(0, num_images - 1, _NUM_QUANTILES).astype(int)
+  grid = [
+      np.unique(np.concatenate([
+          predictions.confidence[m][predictions.rising(m)[quantiles]],
+          values, [np.inf]]))
+      for m, values in enumerate(others.T)]
   num_correct, costs = _count_grid(predictions, grid, exit_costs)
   of_others = costs[tuple(
       np.searchsorted(values, column)
@@ -219,13 +213,6 @@ def pareto(predictions, exit_costs, others):
       [values[index] for values, index in zip(
           grid, np.unravel_index(chosen, shape))], axis=1)
   return costs[chosen] / (num_images * 1e9), thresholds
-
-
-def _grid_values(confidence, other_values):
-  """Thresholds to try, ascending, `other_values` among them."""
-  ranks = np.linspace(0, len(confidence) - 1, _NUM_QUANTILES).astype(int)
-  return np.unique(np.concatenate([
-      confidence[ranks], other_values, [np.inf]]))
 
 
 def _count_grid(predictions, grid, exit_costs):
@@ -322,12 +309,10 @@ def _fit_pareto(fitting):
   others = np.concatenate([fitting.fit(method).thresholds
                            for method in ('cst', 'global', 'budgeted')])
   time = fitting.cost.time
-  if not time:
-    return Fitted(*pareto(
-        fitting.predictions, fitting.cost.exit_macs, others))
-  seconds, thresholds = pareto(
-      fitting.predictions, time.exit_nanoseconds, others)
-  return Fitted(1000 * seconds, thresholds)
+  costs, thresholds = pareto(
+      fitting.predictions,
+      time.exit_nanoseconds if time else fitting.cost.exit_macs, others)
+  return Fitted(1000 * costs if time else costs, thresholds)
 
 
 def _fit_risk(fitting):
@@ -352,7 +337,7 @@ METHODS = {
         fitting.epsilon_percents,
         cst(fitting.predictions, fitting.epsilon_fractions))),
     'global': Method('Threshold of all classifiers', lambda fitting: Fitted(
-        common_settings(), common(len(fitting.predictions.confidence)))),
+        COMMON_SETTINGS, common(len(fitting.predictions.confidence)))),
     'ccst': Method(EPSILON_SETTING, lambda fitting: Fitted(
         fitting.epsilon_percents,
         ccst(fitting.predictions, fitting.epsilon_fractions,

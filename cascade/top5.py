@@ -45,10 +45,10 @@ def top5_of_rows(probabilities):
   flat = np.flatnonzero(is_candidate)  # [candidates], row by row
   rows = flat // num_classes
   counts = np.bincount(rows, minlength=num_rows)  # [rows], each at least 5
+  classes = np.empty((num_rows, shared_dumps.NUM_TOP), np.int32)
+  largest = np.empty((num_rows, shared_dumps.NUM_TOP), np.float32)
   is_crowded = counts > _MAX_CANDIDATES
   if is_crowded.any():
-    classes = np.empty((num_rows, shared_dumps.NUM_TOP), np.int32)
-    largest = np.empty((num_rows, shared_dumps.NUM_TOP), np.float32)
     for chosen, find in ((is_crowded, _sorted_top5),
                          (~is_crowded, top5_of_rows)):
       classes[chosen], largest[chosen] = find(probabilities[chosen])
@@ -62,8 +62,6 @@ def top5_of_rows(probabilities):
   candidate_classes = np.zeros(candidates.shape, np.int32)
   candidate_classes[rows, positions] = flat - rows * num_classes
   all_rows = np.arange(num_rows)
-  classes = np.empty((num_rows, shared_dumps.NUM_TOP), np.int32)
-  largest = np.empty((num_rows, shared_dumps.NUM_TOP), np.float32)
   for place in range(shared_dumps.NUM_TOP):
     best = candidates.argmax(axis=1)  # [rows]; the first among equals
     classes[:, place] = candidate_classes[all_rows, best]
@@ -80,14 +78,11 @@ def _lower_bounds(probabilities):
   """
   num_rows, num_classes = probabilities.shape
   width = num_classes // _NUM_FOLDS
-  row_stride, stride = probabilities.strides
-  folded = np.lib.stride_tricks.as_strided(
-      probabilities, (num_rows, _NUM_FOLDS, width),
-      (row_stride, width * stride, stride), writeable=False)
-  maxima = folded.max(axis=1)  # [rows, width]
-  if width < shared_dumps.NUM_TOP:
-    return probabilities.min(axis=1)
   fifth = width - shared_dumps.NUM_TOP
+  if fifth < 0:
+    return probabilities.min(axis=1)
+  maxima = probabilities[:, :_NUM_FOLDS * width].reshape(  # A view.
+      num_rows, _NUM_FOLDS, width).max(axis=1)  # [rows, width]
   return np.partition(maxima, fifth, axis=1)[:, fifth]
 
 
@@ -123,10 +118,6 @@ def read_top5(dump, need_probabilities=True, use_cache=False,
   Returns:
     `Top5`. Classes come from the top-5 file if there is one: equal softmaxes
     have no order of their own.
-
-  Raises:
-    UserError: a row is no softmax or disagrees with the top-5 files, or the
-      softmaxes are needed and not there.
   """
   names = [name_of(dump.classifier_id, dump.split) for name_of in (
       shared_dumps.top5_classes_file_name,
@@ -145,15 +136,11 @@ def read_top5(dump, need_probabilities=True, use_cache=False,
   if use_cache:
     for name, known, array in zip(names, top5, read):
       if known is None:
-        _write_array(os.path.join(dump.folder, name), array)
+        path, stream = os.path.join(dump.folder, name), io.BytesIO()
+        np.save(stream, array)
+        with shared_files.explain_error(path, 'leave -cache out'):
+          shared_files.write_atomically(path, stream.getvalue())
   return read if top5.classes is None else read._replace(classes=top5.classes)
-
-
-def _write_array(path, array):
-  stream = io.BytesIO()
-  np.save(stream, array)
-  with shared_files.explain_error(path, 'leave -cache out'):
-    shared_files.write_atomically(path, stream.getvalue())
 
 
 def _read_softmaxes(dump):
@@ -167,20 +154,14 @@ def _read_softmaxes(dump):
       classes, largest = top5_of_rows(probabilities)
       dump.check_top5_rows(rows, probabilities, largest)
       top5.classes[rows], top5.probabilities[rows] = classes, largest
-    return stop - start
+    return stop
 
   progress = Progress(dump.name, dump.num_images, 'rows')
-  num_done = 0
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    tasks = [pool.submit(read_rows, start)
-             for start in range(0, dump.num_images, _ROWS_PER_TASK)]
-    try:
-      # In row order, so that the first wrong row is the one reported.
-      for task in tasks:
-        num_done += task.result()
-        progress.update(num_done)
-    finally:
-      for task in tasks:
-        task.cancel()
+    # In row order, so that the first wrong row is the one reported. An error
+    # cancels what waits.
+    for num_done in pool.map(
+        read_rows, range(0, dump.num_images, _ROWS_PER_TASK)):
+      progress.update(num_done)
   progress.finish()
   return top5
