@@ -15,7 +15,8 @@ usage: ./run_tests.sh [tf1|tf2|analysis] [pytest arguments]
 
 Sets up the environment and runs pytest in it, from the project's folder: all
 tests, or the files that you name. Without a stack it takes the one that
-./setup_env.sh chooses. `analysis` runs the tests that need no TensorFlow.
+./setup_env.sh chooses. `analysis` runs the tests that need no TensorFlow, in
+the newest Python, and those in a browser; tf1 runs the former in the oldest.
 
   ./run_tests.sh                     minutes
   ./run_tests.sh tf2 tests/test_cascade_macs.py -k published
@@ -38,12 +39,18 @@ for argument in "$@"; do
   arguments+=("$argument")
 done
 
-if [[ $stack == analysis && -z $named_files ]]; then
-  arguments+=(tests/test_{analyze,cascade,shared,slow}_*.py
-              tests/test_dump_writer.py)
+venv=$(./setup_env.sh ${stack:+"$stack"})
+if [[ -z $named_files ]]; then
+  without_tensorflow=(tests/test_{analyze,cascade,shared,slow}_*.py
+                      tests/test_dump_writer.py)
+  case ${venv##*-} in
+    analysis) arguments+=("${without_tensorflow[@]}") ;;
+    tf1) arguments+=(--ignore=tests/test_cascade_browser.py) ;;
+    tf2) arguments+=("${without_tensorflow[@]/#/--ignore=}"
+                     --ignore=tests/test_setup_env.py) ;;
+  esac
 fi
 
-venv=$(./setup_env.sh ${stack:+"$stack"})
 # A file's tests stay in one process: they share what is costly to make. More
 # than four processes of TensorFlow may be too much for the memory.
 cores=$(getconf _NPROCESSORS_ONLN)

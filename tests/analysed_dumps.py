@@ -4,11 +4,12 @@ import csv
 import json
 
 import numpy as np
+import pytest
 
 import analyze_imagenet_labels
 import shared_dumps
 import shared_stage_seconds
-from cascade import figures
+from cascade import figures, page
 from dump_folders import random_softmaxes, write_split
 from shared_cascade_json import CHECKPOINT_FIELDS, SHARED_FIELDS, WEIGHT_FIELDS
 
@@ -26,7 +27,6 @@ RUNS = {
     'one metric, one setting': dict(options=(
         '-metric', 'top5', '-method', 'ccst', '-epsilons', '2')),
     'a thousand settings': dict(options=('-num_epsilons', '1000')),
-    'one method': dict(options=('-method', 'global')),
     'on validation': dict(options=('-fit_on', 'validation')),
     'few images': dict(num_images=3),
 }
@@ -78,32 +78,42 @@ def make_dumps(dumps, classifier_ids=(0, 1, 2), num_images=200, num_unfilled=0,
   return record
 
 
-def write_stage_seconds(path, record):
-  """Writes a `stage_seconds.json` of the network of a cascade.json."""
-  shared_stage_seconds.write(str(path), shared_stage_seconds.StageSeconds(
+def write_stage_seconds(dumps, ms_to_exit=(20, 30, 40), plain_ms=40):
+  """Writes a `stage_seconds.json` beside a folder of dumps; its path."""
+  record = json.loads((dumps / 'cascade.json').read_text())
+  path = str(dumps.parent / 'stage_seconds.json')
+  shared_stage_seconds.write(path, shared_stage_seconds.StageSeconds(
       {field: record[field] for field in SHARED_FIELDS}, 'a CPU', {}, {},
-      [1, 8], {entry['classifier_id']: [1., .02 + .01 * entry['classifier_id']]
-               for entry in record['exits']}, [1., .04]))
+      [1, 8], {entry['classifier_id']: [1., ms / 1000]
+               for entry, ms in zip(record['exits'], ms_to_exit)},
+      [1., plain_ms / 1000]))
+  return path
 
 
-def analysed(folder, monkeypatch, *more_options, options=(), is_timed=False,
-             **of_dumps):
-  """Makes dumps and analyses them without drawing; returns the results.
+def analyze(dumps, *options, draws=False, writes_page=False):
+  """Analyses a folder of dumps into `results` beside it, which it returns.
 
-  With `is_timed`, -cost is given.
+  The figures and the page, which take most of the time, are made on request.
   """
-  monkeypatch.setattr(figures, 'write_figures', lambda *_: None)
-  record = make_dumps(folder / 'output_softmax', **of_dumps)
-  if is_timed:
-    path = folder / 'stage_seconds.json'
-    write_stage_seconds(path, record)
-    options += ('-cost', path)
-  results = folder / 'results'
-  analyze_imagenet_labels.main(
-      ['-softmax_path', str(folder / 'output_softmax'),
-       '-output_dir', str(results)] +
-      [str(option) for option in options + more_options])
+  results = dumps.parent / 'results'
+  with pytest.MonkeyPatch.context() as patch:
+    if not draws:
+      patch.setattr(figures, 'write_figures', lambda *_: None)
+    if not draws and not writes_page:
+      patch.setattr(page, 'write', lambda *_: None)
+    analyze_imagenet_labels.main(
+        ['-softmax_path', str(dumps), '-output_dir', str(results)] +
+        [str(option) for option in options])
   return results
+
+
+def analysed(folder, *more_options, options=(), is_timed=False, **of_dumps):
+  """The results of an analysis with its page; with -cost if `is_timed`."""
+  dumps = folder / 'output_softmax'
+  make_dumps(dumps, **of_dumps)
+  if is_timed:
+    options += ('-cost', write_stage_seconds(dumps))
+  return analyze(dumps, *options, *more_options, writes_page=True)
 
 
 def read_csv(path):

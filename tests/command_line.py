@@ -8,6 +8,7 @@ from absl import flags
 
 import imagenet_main
 
+assert 'data_dir' not in flags.FLAGS  # Importing does nothing.
 SCRIPT = os.path.abspath(imagenet_main.__file__)
 
 

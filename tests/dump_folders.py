@@ -47,12 +47,19 @@ def write_split(folder, split, labels, probabilities):
          np.take_along_axis(softmaxes, top5, axis=1))
 
 
+def classifier_file_names(classifier_id, split):
+  """Names of all files of one classifier's dump of `split`."""
+  return shared_dumps.probabilities_file_names(classifier_id, split) + [
+      shared_dumps.top5_classes_file_name(classifier_id, split),
+      shared_dumps.top5_probabilities_file_name(classifier_id, split)]
+
+
 def cut_into_shards(folder, total, batch_size):
   """Turns a folder of whole dumps into what `total` processes leave."""
   for split in shared_dumps.SPLITS:
     files = {shared_dumps.labels_file_name(split): None}
     for k in shared_dumps.dumped_classifiers(str(folder)):
-      files.update(dict.fromkeys(shared_dumps.classifier_file_names(k, split)))
+      files.update(dict.fromkeys(classifier_file_names(k, split)))
     arrays = {name: np.load(os.path.join(str(folder), name)) for name in files}
     num_images = len(arrays[shared_dumps.labels_file_name(split)])
     starts = dict.fromkeys(arrays, 0)

@@ -43,10 +43,10 @@ class World(typing.NamedTuple):
       return session.run(images)
 
 
-def make(folder):
+def make(folder, split_shards=SPLIT_SHARDS):
   """Makes a `World` in a folder."""
   rows = tiny_records.make_data_set(
-      str(folder / 'tf_records'), SPLIT_SHARDS, NUM_CLASSES)
+      str(folder / 'tf_records'), split_shards, NUM_CLASSES)
   weights = rule_weights.rule_variables(
       rule_weights.resnet_variables(18, 2, NUM_CLASSES))
   weights['global_step'] = np.int64(TRUNK_STEP)

@@ -12,50 +12,24 @@ import pytest
 
 import build_imagenet_tfrecords as builder
 import image_folder
+import imagenet_archives
 import record_shards
 from image_index import ImageFile, IndexBuilder
-from tf_compat import tf
 from tiny_archives import (  # pylint: disable=unused-import
     SYNSETS, Dataset, dataset, encode)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# The shard rule and the reading order.
+# The shard rule. The reading order is in test_imagenet_input.py.
 
 
 @pytest.mark.parametrize('num_images, num_shards', [
     (1, 3), (10, 10), (50000, 128), (1281167, 1024)])
 def test_shard_rule_loses_no_image(num_images, num_shards):
   sizes = record_shards.images_per_shard(num_images, num_shards)
-  assert len(sizes) == num_shards
-  assert sum(sizes) == num_images
-  assert sizes == sorted(sizes, reverse=True)
-  assert sizes[-1] >= 0
+  assert (len(sizes), sum(sizes)) == (num_shards, num_images)
+  assert sizes == sorted(sizes, reverse=True) and sizes[-1] >= 0
   assert sizes[0] * num_shards - num_images < num_shards
-
-
-def interleaved_by_tensorflow(shard_sizes, cycle_length):
-  stops = np.cumsum(shard_sizes).astype(np.int64)
-  with tf.Graph().as_default(), tf.Session() as session:
-    dataset = tf.data.Dataset.from_tensor_slices((stops - shard_sizes, stops))
-    rows = dataset.interleave(
-        tf.data.Dataset.range, cycle_length=cycle_length, block_length=1)
-    rows = rows.batch(10**6).make_one_shot_iterator().get_next()
-    return session.run(rows)
-
-
-@pytest.mark.parametrize('seed', range(4))
-def test_reading_order_is_that_of_tf_data(seed):
-  random = np.random.RandomState(seed)
-  num_shards = random.randint(1, 41)
-  shard_sizes = random.randint(0, 1 + random.randint(1, 20), num_shards)
-  shard_sizes[random.randint(num_shards)] = 3  # Not all are empty.
-  cycle_length = 10 if seed % 2 else random.randint(1, 13)
-  order = record_shards.reading_order(shard_sizes.tolist(), cycle_length)
-  assert order.dtype == np.int64
-  assert sorted(order) == list(range(shard_sizes.sum()))
-  np.testing.assert_array_equal(
-      order, interleaved_by_tensorflow(shard_sizes, cycle_length))
 
 
 def test_labels_are_the_published_ones():
@@ -66,6 +40,8 @@ def test_labels_are_the_published_ones():
   synsets = image_folder.read_lines(os.path.join(
       ROOT, 'Imagenet_tools', 'imagenet_2012_validation_synset_labels.txt'))
   classes = sorted(set(synsets))
+  names = imagenet_archives.imagenet_class_names()
+  assert sorted(names) == classes and all(names.values())
   images = IndexBuilder(classes)
   images.add_container('val.tar', [
       ImageFile(b'ILSVRC2012_val_%08d.JPEG' % i, 512 * i, 100, 0)
@@ -195,11 +171,8 @@ def test_train_order_is_shuffled_by_the_seed_alone(dataset):
 
 
 def test_class_names_of_imagenet(tmp_path):
-  """Records name ImageNet's classes; made-up synsets have no text."""
-  dataset = Dataset(tmp_path).save().build()
-  assert 'class_names' not in read_dataset_json(dataset)
-  assert 'image/class/text' not in dataset.records('train')[0]
-  shutil.rmtree(dataset.output)
+  """Records name ImageNet's classes; see above for made-up synsets."""
+  dataset = Dataset(tmp_path)
   names = dict(zip(SYNSETS, ('n01440764', 'n01443537', 'n01484850')))
   dataset.train = {names[synset]: files
                    for synset, files in dataset.train.items()}
@@ -212,18 +185,16 @@ def test_class_names_of_imagenet(tmp_path):
     assert record['image/class/text'] == [class_names[label - 1].encode()]
 
 
-def test_class_names_of_a_file(tmp_path, capsys):
-  names = tmp_path / 'names.txt'
-  names.write_text(''.join(f'{synset} the {synset}\n' for synset in SYNSETS))
-  dataset = Dataset(tmp_path).save()
-  dataset.build('--class_names', str(names))
+def test_class_names_of_a_file(dataset, capsys):
+  names = dataset.path('names.txt')
+  dataset.write('names.txt', b'n01440764\n')
+  assert builder.main(dataset.arguments('--class_names', names)) == 1
+  assert f'{names}: ' in capsys.readouterr().err
+  dataset.write('names.txt', ''.join(
+      f'{synset} the {synset}\n' for synset in SYNSETS).encode())
+  dataset.build('--class_names', names)
   assert read_dataset_json(dataset)['class_names'] == [
       f'the {synset}' for synset in SYNSETS]
-  shutil.rmtree(dataset.output)
-  for content in (b'n01440764\n', b'n01440764 \xff\n'):
-    names.write_bytes(content)
-    assert builder.main(dataset.arguments('--class_names', str(names))) == 1
-    assert f'{names}: not a' in capsys.readouterr().err
 
 
 def test_class_names_of_a_folder_of_synsets(tmp_path):

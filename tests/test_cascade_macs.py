@@ -1,16 +1,14 @@
 """cascade/macs.py: the paper's network, the published numbers, the files."""
 
-import copy
 import json
 import os
-import re
 
 import pytest
 
 import shared_cascade_json
 from cascade import macs
-from cascade.shared import UserError
 from kernel_macs import macs_of_kernels
+from refusals import refused
 
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data',
                        'paper_numbers.json')) as numbers_file:
@@ -27,7 +25,7 @@ PUBLISHED_PLAIN_MACS = NUMBERS['macs_published']['plain_network']
 def test_the_papers_network_by_a_walk_over_its_kernels(tmp_path):
   counted = macs_of_kernels(50, 2, 224, 1001)
   trunk_macs, head_macs = zip(*(counted[k] for k in (0, 1, 2)))
-  cost = macs.network_cost(None, str(tmp_path), [0, 1, 2], 1001)
+  cost = macs.network_cost('exact', str(tmp_path), [0, 1, 2], 1001)
   assert cost == macs.NetworkCost(
       'ResNet-v2-50', 'exact count of ResNet-v2-50 at 224 pixels', EXACT_MACS,
       EXACT_PLAIN_MACS, True)
@@ -45,50 +43,42 @@ def test_published_figures(tmp_path):
   assert PUBLISHED_MACS[-1] == 4044633979
 
 
-def refused(*args):
-  with pytest.raises(UserError) as error:
-    macs.network_cost(*args)
-  assert '\n' not in str(error.value)
-  return str(error.value)
-
-
 @pytest.mark.parametrize('option, classifier_ids, num_classes, words', [
-    (None, [0, 1, 2], 11, 'cascade.json'),
+    ('exact', [0, 1, 2], 11, 'cascade.json'),
     ('published', [0, 2], 1001, '-macs published'),
     ('published', [0, 1, 2], 1000, '-macs published'),
     ('none.json', [0, 1], 1001, 'none.json')])
 def test_costs_that_are_not_known(
     tmp_path, option, classifier_ids, num_classes, words):
-  assert re.search(words, refused(
-      option, str(tmp_path), classifier_ids, num_classes))
+  assert words in refused(
+      macs.network_cost, option, str(tmp_path), classifier_ids, num_classes)
 
 
 # ---- cascade.json -----------------------------------------------------------
 
-def write_record(folder, size=50, image_size=224, num_classes=1001,
-                 classifier_ids=(0, 1, 2), version=2):
+def write_record(folder, size=50, image_size=224, num_classes=1001):
   """cascade.json as runs write it, one classifier each."""
   exits = [shared_cascade_json.ExitCost(k, *exit_macs, 10 * k + 10, 5)
            for k, exit_macs in sorted(macs_of_kernels(
-               size, version, image_size, num_classes).items())]
+               size, 2, image_size, num_classes).items())]
   network = shared_cascade_json.Network(
-      version, size, image_size, num_classes, exits)
-  for k in classifier_ids:
+      2, size, image_size, num_classes, exits)
+  for k in (0, 1, 2):
     (folder / f'clf{k}_all_probabilities.npy').touch()
-    shared_cascade_json.write(str(folder), network, {k: {}})
-  return folder / 'cascade.json'
+    with shared_cascade_json.recording(str(folder), network, {k: {}}):
+      pass
 
 
 def test_record_of_the_paper_network(tmp_path):
   write_record(tmp_path)
-  assert macs.network_cost(None, str(tmp_path), [0, 1, 2], 1001) == (
+  assert macs.network_cost('exact', str(tmp_path), [0, 1, 2], 1001) == (
       macs.NetworkCost(
           'ResNet-v2-50', f'cascade.json in {tmp_path}', EXACT_MACS,
           EXACT_PLAIN_MACS, True))
   for option, classifier_ids, exit_macs in (
       ('published', [0, 1, 2], PUBLISHED_MACS),
       # Without classifier 1, its head is not counted.
-      (None, [0, 2], [EXACT_MACS[0], EXACT_MACS[2] - 3122176])):
+      ('exact', [0, 2], [EXACT_MACS[0], EXACT_MACS[2] - 3122176])):
     assert macs.network_cost(
         option, str(tmp_path), classifier_ids, 1001).exit_macs == exit_macs
 
@@ -99,14 +89,14 @@ def test_record_of_another_network(tmp_path, arguments):
   write_record(tmp_path, **arguments)
   cost = macs.network_cost('exact', str(tmp_path), [0, 1, 2], None)
   exits = macs_of_kernels(
-      arguments.get('size', 50), arguments.get('version', 2),
-      arguments.get('image_size', 224), arguments.get('num_classes', 1001))
+      arguments.get('size', 50), 2, arguments.get('image_size', 224),
+      arguments.get('num_classes', 1001))
   assert not cost.is_paper_network
   assert cost.exit_macs == [
       exits[0][0] + exits[0][1], exits[1][0] + exits[0][1] + exits[1][1],
       exits[2][0] + exits[0][1] + exits[1][1] + exits[2][1]]
   assert '-macs published' in refused(
-      'published', str(tmp_path), [0, 1, 2], None)
+      macs.network_cost, 'published', str(tmp_path), [0, 1, 2], None)
 
 
 # ---- A file of one's own ----------------------------------------------------
@@ -118,25 +108,12 @@ MINE = {
     'plain_network_macs': 570}
 
 
-def changed(*keys, **kwargs):
-  """`MINE` with the value at `keys` set to `value`, or without it."""
-  record = copy.deepcopy(MINE)
-  fields = record
-  for key in keys[:-1]:
-    fields = fields[key]
-  if 'value' in kwargs:
-    fields[keys[-1]] = kwargs['value']
-  else:
-    del fields[keys[-1]]
-  return record
-
-
 @pytest.mark.parametrize('record, classifier_ids, exit_macs', [
     (MINE, [0, 1, 2], [100, 250, 600]),
     (MINE, [0, 2], [100, 580]),
     (MINE, [1, 2], [240, 590]),
     # In any order.
-    (changed('exits', value=MINE['exits'][::-1]), [0, 1, 2], [100, 250, 600])])
+    ({**MINE, 'exits': MINE['exits'][::-1]}, [0, 1, 2], [100, 250, 600])])
 def test_file_by_hand(tmp_path, record, classifier_ids, exit_macs):
   path = tmp_path / 'mine.json'
   path.write_text(json.dumps(record))
@@ -147,13 +124,12 @@ def test_file_by_hand(tmp_path, record, classifier_ids, exit_macs):
         'network of mine.json', str(path), exit_macs, 570, False)
 
 
-@pytest.mark.parametrize('record', [
-    changed('exits', 1), changed('exits', 1, 'head_macs'),
-    changed('exits', 2, 'trunk_macs', value=150),
-    changed('num_classes', value=12)])
-def test_malformed_file(tmp_path, record):
+@pytest.mark.parametrize('change', [
+    {'exits': MINE['exits'][:2]}, {'num_classes': 12},
+    {'exits': MINE['exits'][:2] + [{**MINE['exits'][2], 'trunk_macs': 150}]}])
+def test_malformed_file(tmp_path, change):
   path = tmp_path / 'mine.json'
-  path.write_text(json.dumps(record))
-  message = refused(str(path), str(tmp_path), [0, 1, 2], 11)
+  path.write_text(json.dumps({**MINE, **change}))
+  message = refused(macs.network_cost, str(path), str(tmp_path), [0, 1, 2], 11)
   assert message.startswith(f'{path}: ')
   assert 'docs/file_formats.md' in message

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cascade import npy_files
-from cascade.shared import UserError
 from cascade.npy_files import check_shard_rows, load_array, read_rows
+from refusals import refused
 
 ARRAYS = {
     'float32': np.random.RandomState(0).rand(300, 7).astype(np.float32),
@@ -54,12 +54,9 @@ def loaded(tmp_path, content):
 
 
 def refusal(tmp_path, content):
-  """The message with which `content` is refused: one line, with the path."""
-  with pytest.raises(UserError) as caught:
-    loaded(tmp_path, content)
-  message = str(caught.value)
-  assert message.startswith(str(tmp_path / 'array.npy') + ': ')
-  assert '\n' not in message
+  """The message with which `content` is refused."""
+  message = refused(loaded, tmp_path, content)
+  assert message.startswith(f'{tmp_path}/array.npy: ')
   return message
 
 
@@ -142,16 +139,11 @@ def test_truncated_anywhere_is_an_error(tmp_path):
       refusal(tmp_path, content[:length])
 
 
-def test_what_cannot_be_opened_is_an_error(tmp_path):
-  with pytest.raises(UserError, match='cannot be read'):
-    load_array(str(tmp_path))
-
-
 def test_cuts_of_a_pass():
   # 10 images: in batches of 4 two shards have 4 and 6, in batches of 5 or of 1
   # they have 5 and 5.
   for rows in ([4, 6], [5, 5], [10], [0, 0], [3, 3, 4]):
     check_shard_rows(['first.npy'] * len(rows), rows)
   for rows in ([3, 8], [3, 4, 3]):
-    with pytest.raises(UserError, match='first.npy: .* which no pass is cut'):
-      check_shard_rows(['first.npy'] * len(rows), rows)
+    assert 'first.npy: ' in refused(
+        check_shard_rows, ['first.npy'] * len(rows), rows)

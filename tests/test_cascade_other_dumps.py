@@ -3,31 +3,15 @@
 import json
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-import analyze_imagenet_labels
-from cascade import figures
-from cascade.shared import UserError
 from analysed_dumps import (
-    analysed, labels_of, make_dumps, read_csv, softmaxes_of,
-    write_stage_seconds)
+    analyze, labels_of, make_dumps, read_csv, softmaxes_of, write_stage_seconds)
+from refusals import refused
 
-SCRIPT = os.path.abspath(analyze_imagenet_labels.__file__)
-
-
-@pytest.fixture(autouse=True)
-def without_figures(request, monkeypatch):
-  if 'drawn' not in request.fixturenames:
-    monkeypatch.setattr(figures, 'write_figures', lambda *_: None)
-
-
-@pytest.fixture
-def drawn():
-  """Asks for the figures."""
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def make(folder, **options):
@@ -35,19 +19,16 @@ def make(folder, **options):
   return folder
 
 
-def analyze(folder, *options):
-  """Returns the rows' `(metric, method)`s."""
-  out = folder.parent / 'out'
-  analyze_imagenet_labels.main(
-      ['-softmax_path', str(folder), '-output_dir', str(out)] + list(options))
-  return {tuple(line.split(',')[:2])
-          for line in (out / 'cascade.csv').read_text().splitlines()[1:]}
+def results_of(folder, *options):
+  """Pairs of metric and method of which there are results."""
+  return {(row['metric'], row['method'])
+          for row in read_csv(analyze(folder, *options) / 'cascade.csv')}
 
 
 @pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
 def test_the_recipe_of_the_docs_word_for_word(
     tmp_path, monkeypatch, capsys, dtype):
-  path = os.path.join(os.path.dirname(SCRIPT), 'docs', 'file_formats.md')
+  path = os.path.join(ROOT, 'docs', 'file_formats.md')
   with open(path, encoding='utf-8') as stream:
     code, command = re.search(
         r'```python\n(.*?)```\n\n    python (.*?)\n', stream.read(),
@@ -62,7 +43,7 @@ def test_the_recipe_of_the_docs_word_for_word(
   exec(code, {'my_softmaxes': my_softmaxes})  # pylint: disable=exec-used
   script, *arguments = command.split()
   assert script == 'analyze_imagenet_labels.py'
-  analyze_imagenet_labels.main(arguments)
+  analyze(tmp_path, *arguments)  # Of two folders the last one counts.
   printed = capsys.readouterr()
   assert 'MyNet' in (tmp_path / 'results' / 'summary.json').read_text()
   assert printed.err == ''
@@ -75,47 +56,46 @@ def test_one_training_file_and_parts_of_it(tmp_path):
   folder = make(tmp_path / 'dumps')
   whole = np.load(str(folder / 'clf0_train_1of3_all_probabilities.npy'))
   np.save(str(folder / 'clf0_train_all_probabilities.npy'), whole)
-  with pytest.raises(UserError, match='clf0_train_all_probabilities.npy'):
-    analyze(folder)
+  assert 'clf0_train_all_probabilities.npy' in refused(analyze, folder)
   for part in (1, 2, 3):
     (folder / f'clf0_train_{part}of3_all_probabilities.npy').unlink()
-  analyze(folder)
+  analyze(folder, '-method', 'cst')
 
 
 def test_four_classifiers(tmp_path, capsys):
   folder = make(tmp_path / 'dumps', classifier_ids=(0, 1, 2, 3))
-  methods = {method for _, method in analyze(folder)}
+  methods = {method for _, method in results_of(folder)}
   assert methods == {'cst', 'global', 'ccst', 'budgeted'}
   assert 'without pareto and risk' in capsys.readouterr().err
-  with pytest.raises(UserError, match='-method cst,risk: '):
-    analyze(folder, '-method', 'cst,risk')
+  assert '-method cst,risk: ' in refused(
+      analyze, folder, '-method', 'cst,risk')
 
 
 @pytest.mark.parametrize('num_classes, metrics', [
     (5, {'top1'}), (6, {'top1', 'top5'})])
 def test_few_classes(tmp_path, capsys, num_classes, metrics):
   folder = make(tmp_path / 'dumps', num_classes=num_classes)
-  assert {metric for metric, _ in analyze(folder)} == metrics
+  assert {metric for metric, _ in results_of(folder)} == metrics
   assert ('without top-5' in capsys.readouterr().err) == (len(metrics) == 1)
-  assert ('top5', 'cst') in analyze(folder, '-metric', 'top5')
+  assert ('top5', 'cst') in results_of(folder, '-metric', 'top5')
 
 
 def test_classes_without_validation_images(tmp_path, capsys):
   folder = make(tmp_path / 'dumps')
-  analyze(folder)
+  analyze(folder, '-method', 'cst')
   assert capsys.readouterr().err == ''
   path = str(folder / 'validation_non_onehot.npy')
   labels = np.load(path)
   labels[(labels == 3) | (labels == 7)] = 1
   np.save(path, labels)
-  analyze(folder)
+  analyze(folder, '-method', 'cst')
   assert 'validation: 2 classes have no images: 3, 7' in capsys.readouterr().err
 
 
 def test_labels_that_are_one_too_low(tmp_path, capsys):
   """Not those of a network whose class 0 is a class as any other."""
   folder = make(tmp_path / 'dumps', first_label=0)
-  analyze(folder)
+  analyze(folder, '-method', 'cst')
   assert capsys.readouterr().err == ''
   folder = make(tmp_path / 'others')
   for path in folder.glob('*probabilities*'):  # Class 0 is never said.
@@ -125,24 +105,22 @@ def test_labels_that_are_one_too_low(tmp_path, capsys):
       np.save(str(path), array / array.sum(axis=1, keepdims=True))
   for path in folder.glob('*top5*'):
     path.unlink()
-  analyze(folder)
+  analyze(folder, '-method', 'cst')
   assert 'label 0' not in capsys.readouterr().err
   for split in ('train', 'validation'):
     path = str(folder / f'{split}_non_onehot.npy')
     np.save(path, np.load(path) - 1)
-  analyze(folder)
+  analyze(folder, '-method', 'cst')
   notes = capsys.readouterr().err
   assert 'train: ' in notes and 'validation: ' in notes and 'label 0' in notes
 
 
-def test_what_another_run_left(tmp_path, drawn):
-  folder, out = tmp_path / 'dumps', tmp_path / 'out'
-  times = tmp_path / 'stage_seconds.json'
-  write_stage_seconds(times, make_dumps(folder, num_images=60))
-  analyze(folder, '-cost', str(times))
+def test_what_another_run_left(tmp_path):
+  folder = make(tmp_path / 'dumps')
+  out = analyze(folder, '-cost', write_stage_seconds(folder), draws=True)
   (out / 'notes.txt').write_text('mine')
   before = set(os.listdir(str(out)))
-  analyze(folder, '-method', 'cst', '-metric', 'top1')
+  analyze(folder, '-method', 'cst', '-metric', 'top1', draws=True)
   removed = before - set(os.listdir(str(out)))
   assert removed == {'ccst_thresholds.npz'}.union(
       f'accuracy_vs_{stem}.{kind}' for kind in ('png', 'pdf')
@@ -152,20 +130,19 @@ def test_what_another_run_left(tmp_path, drawn):
 # Rows that were never filled, as in the published dumps.
 
 
-def test_effect_of_unfilled_rows_on_each_number(tmp_path, monkeypatch, capsys):
+def test_effect_of_unfilled_rows_on_each_number(tmp_path, capsys):
   rows = {}
   for treatment, option in (('left_out', []),
                             ('counted', ['-count_unfilled_rows'])):
     (tmp_path / treatment).mkdir()
-    results = analysed(tmp_path / treatment, monkeypatch, '-method',
-                       'cst,budgeted', *option, num_unfilled=9)
+    results = analyze(make(tmp_path / treatment / 'dumps', num_unfilled=9),
+                      '-method', 'cst,budgeted', *option)
     rows[treatment] = read_csv(results / 'cascade.csv')
     effects = read_csv(results / 'unfilled_rows_effect.csv')
     assert len(effects) == len(rows[treatment])
-    assert re.search('9 of 200 rows, .* instead of ', capsys.readouterr().err)
+    assert re.search('9 of 60 rows, .* instead of ', capsys.readouterr().err)
     summary = json.loads((results / 'summary.json').read_text())
-    assert summary['judged_on']['num_images'] == (
-        200 if option else 191)
+    assert summary['judged_on']['num_images'] == (60 if option else 51)
   for treatment, of_treatment in rows.items():
     for row, effect in zip(of_treatment, effects):
       for column in ('metric', 'method', 'setting'):
@@ -179,25 +156,6 @@ def test_the_home_folder(tmp_path, monkeypatch):
   folder = make(tmp_path / 'dumps')
   (folder / 'cascade.json').rename(tmp_path / 'mine.json')
   monkeypatch.chdir(tmp_path / 'dumps')
-  analyze_imagenet_labels.main([
-      '-softmax_path=~/dumps', '-dataset_path=~/dumps', '-output_dir=~/out',
-      '-macs=~/mine.json', '-method', 'cst'])
+  analyze(tmp_path, '-softmax_path=~/dumps', '-dataset_path=~/dumps',
+          '-output_dir=~/out', '-macs=~/mine.json', '-method', 'cst')
   assert (tmp_path / 'out' / 'cascade.csv').is_file()
-
-
-def test_as_a_command_in_a_notebook(tmp_path):
-  """With no display, and warnings as errors.
-
-  Its backend is to matplotlib, if the newest one, a name as good as any.
-  """
-  make(tmp_path / 'dumps')
-  environment = {name: value for name, value in os.environ.items()
-                 if name != 'DISPLAY'}
-  environment['MPLBACKEND'] = 'absent'
-  done = subprocess.run(
-      [sys.executable, '-W', 'error::RuntimeWarning', SCRIPT,
-       '-softmax_dir_to_validate_against', 'dumps', '-output_dir', 'out'],
-      cwd=str(tmp_path), env=environment, stdin=subprocess.DEVNULL,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
-  assert (done.returncode, done.stderr) == (0, '')
-  assert 'exit_shares.png' in os.listdir(str(tmp_path / 'out'))

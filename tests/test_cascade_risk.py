@@ -69,7 +69,7 @@ def test_the_promise_is_kept_where_cst_breaks_it(loss):
   sequence = fitting.fit('pareto').thresholds
 
   def true_losses(thresholds):
-    outcomes = evaluation.evaluate(everybody, thresholds, COST.exit_macs,
+    outcomes = evaluation.evaluate(everybody, thresholds,
                                    evaluation.LOSSES[loss](everybody))
     return outcomes.num_lost / 1e5
 

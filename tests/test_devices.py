@@ -5,8 +5,8 @@ import multiprocessing
 import pytest
 
 import devices
+from refusals import refused
 from tf_compat import log, mirrored_strategy
-from shared_terminal import UserError
 
 CPU = ['/cpu:0']
 
@@ -46,9 +46,8 @@ def test_replicas(num_available, arguments, num_gpus, replicas):
      ['--turn_off_distribution_strategy']),
 ])
 def test_what_four_gpus_cannot_do(batch_size, arguments, words):
-  with pytest.raises(UserError) as error:
-    devices.resolve(4, batch_size, **arguments)
-  assert all(word in str(error.value) for word in words)
+  message = refused(devices.resolve, 4, batch_size, **arguments)
+  assert all(word in message for word in words)
 
 
 @pytest.mark.parametrize('num_available, arguments, data_format', [

@@ -26,8 +26,8 @@ import small_network
 import tiny_records
 from small_network import HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
 from tf_compat import IS_TF1, mirrored_strategy, tf
+from refusals import refused
 from tiny_checkpoints import read_checkpoint, write_checkpoint
-from shared_terminal import UserError
 
 BATCH_SIZE = 8  # Of each machine.
 _SECONDS = 300  # A run takes about 10; after that it hangs.
@@ -44,7 +44,6 @@ needs_tf2 = pytest.mark.skipif(IS_TF1, reason='tf2 only')
 
 @needs_tf2
 @pytest.mark.parametrize('jobs, task_type, index, num_workers, place', [
-    ({'worker': _WORKERS}, 'worker', 0, 3, 0),
     ({'worker': _WORKERS}, 'worker', '2', 3, 2),  # Of some job schedulers.
     ({'chief': ['z:9'], 'worker': _WORKERS}, 'chief', 0, 4, 0),
     ({'chief': ['z:9'], 'worker': _WORKERS}, 'worker', 0, 4, 1),
@@ -65,13 +64,13 @@ def test_one_machine(environ):
 
 
 @pytest.mark.parametrize('text', [
-    '{"cluster"', '[]', json.dumps({'cluster': {'worker': _WORKERS}}),
+    '{"cluster"', json.dumps({'cluster': {'worker': _WORKERS}}),
     tf_config({'worker': _WORKERS}, index=3),
     pytest.param(tf_config({'worker': _WORKERS}), marks=pytest.mark.skipif(
         not IS_TF1, reason='several machines train with tf2'))])
 def test_refused(text):
-  with pytest.raises(UserError, match='^TF_CONFIG: '):
-    distributed.take_cluster({'TF_CONFIG': text})
+  assert refused(distributed.take_cluster, {'TF_CONFIG': text}).startswith(
+      'TF_CONFIG: ')
 
 
 def run_machines(folder, chief_job, command):

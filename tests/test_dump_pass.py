@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import typing
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from shared_dumps import DumpShard
 from dump_pass import DumpJob, ExitSession, Split
 from shared_cascade_json import ExitCost, Network
 from imagenet_main import ImagenetModel
+from resnet_checkpoint import ExitSource, ExitWeights
 from small_network import IMAGE_SIZE, NUM_CLASSES
 from tf_compat import tf
 from tiny_checkpoints import write_checkpoint
@@ -40,28 +40,14 @@ VALUES = rule_weights.rule_variables(
 RUN = {'flags': {'batch_size': BATCH_SIZE}, 'versions': {'numpy': '1'}}
 
 
-class Source(typing.NamedTuple):
-  """Stands for `resnet_checkpoint.ExitSource`."""
-  trunk_checkpoint: str
-  trunk_sha256: str
-  head_checkpoint: str
-  head_sha256: str
+def weights_of(checkpoint):
+  return ExitWeights(dict.fromkeys(VALUES, checkpoint), {
+      k: ExitSource(checkpoint, 'trunk of ' + checkpoint, checkpoint,
+                    'head of ' + checkpoint) for k in CLASSIFIERS})
 
 
-class Weights(typing.NamedTuple):
-  """Stands for `resnet_checkpoint.ExitWeights`."""
-  checkpoint_of: dict
-  sources: dict
-
-
-def weights_of(checkpoint, classifier_ids=CLASSIFIERS):
-  return Weights(dict.fromkeys(VALUES, checkpoint), {
-      k: Source(checkpoint, 'trunk of ' + checkpoint, checkpoint,
-                'head of ' + checkpoint) for k in classifier_ids})
-
-
-def make_model(dtype=tf.float32):
-  return ImagenetModel(18, 'channels_last', NUM_CLASSES, 2, dtype)
+def make_model():
+  return ImagenetModel(18, 'channels_last', NUM_CLASSES, 2)
 
 
 @pytest.fixture(scope='module')
@@ -77,26 +63,23 @@ def trained(tmp_path_factory):
   return folder
 
 
-def make_job(trained, folder, shard=None, classifier_ids=CLASSIFIERS, **more):
+def make_job(trained, folder, shard=None):
   data_dir = str(trained / 'tf_records')
   info = shared_dataset.read_dataset(data_dir)
   splits = [Split(name, *imagenet_data.count_split(data_dir, name, info))
             for name in shared_dumps.SPLITS]
-  return DumpJob(**{**dict(
-      folder=str(folder), classifier_ids=classifier_ids, splits=splits,
+  return DumpJob(
+      folder=str(folder), classifier_ids=CLASSIFIERS, splits=splits,
       network=NETWORK, shard=shard, batch_size=BATCH_SIZE,
-      image_size=IMAGE_SIZE, num_private_threads=None, num_parallel_batches=1),
-                  **more})
+      image_size=IMAGE_SIZE, num_private_threads=None, num_parallel_batches=1)
 
 
-def dump(trained, folder, shard=None, checkpoint='first', num_replicas=1,
-         **more):
-  job = make_job(trained, folder, shard, **more)
+def dump(trained, folder, shard=None, checkpoint='first'):
+  job = make_job(trained, folder, shard)
   dump_pass.prepare(job)
   return dump_pass.run(
       job, make_model(), weights_of(str(trained / checkpoint / 'model.ckpt')),
-      [f'/cpu:{i}' for i in range(num_replicas)],
-      tf.ConfigProto(device_count={'CPU': num_replicas}), RUN)
+      ['/cpu:0'], tf.ConfigProto(), RUN)
 
 
 def contents(folder):
@@ -168,7 +151,7 @@ def run_until_killed(trained, folder):
   append = dump_writer.DumpWriter.append
 
   def killed_append(self, split, *batch):
-    if split == 'train' and self.num_written(split) == 2 * BATCH_SIZE:
+    if split == 'train' and self.num_written[split] == 2 * BATCH_SIZE:
       os.kill(os.getpid(), signal.SIGKILL)
     append(self, split, *batch)
 
@@ -225,9 +208,6 @@ def test_weights_that_are_not_numbers(trained, tmp_path):
   assert not (tmp_path / 'cascade.json').exists()
 
 
-# ---- Before any work ---------------------------------------------------------
-
-
 # ---- The session -------------------------------------------------------------
 
 IMAGES = (rule_weights.rule_images(7, IMAGE_SIZE, IMAGE_SIZE) -
@@ -240,14 +220,11 @@ def expected():
   return numpy_resnet.softmaxes(VALUES, IMAGES, 18, 2)
 
 
-def open_session(trained, num_replicas=1, batch_size=4, dtype=tf.float32,
-                 checkpoint_of=None):
-  weights = weights_of(str(trained / 'first' / 'model.ckpt'))
-  weights.checkpoint_of.update(checkpoint_of or {})
+def open_session(trained, num_replicas, batch_size):
   return ExitSession(
-      make_model(dtype), [0, 1, 2], lambda: {
+      make_model(), [0, 1, 2], lambda: {
           'all': tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(
-              batch_size)}, weights,
+              batch_size)}, weights_of(str(trained / 'first' / 'model.ckpt')),
       [f'/cpu:{i}' for i in range(num_replicas)],
       tf.ConfigProto(device_count={'CPU': num_replicas}))
 

@@ -3,7 +3,6 @@
 import functools
 import os
 import resource
-import select
 import shutil
 import signal
 import sys
@@ -13,14 +12,14 @@ import pytest
 
 import shared_dumps
 import dump_writer
-from dump_folders import best_classes, random_softmaxes
-from shared_dumps import DumpShard
+from dump_folders import best_classes, random_softmaxes, write_split
 from dump_writer import DumpWriter
+from lock_holder import Holder
+from shared_dumps import DumpShard
 from shared_terminal import UserError
 
 NUM_CLASSES, BATCH_SIZE = 9, 3
 NUM_IMAGES = {'validation': 7, 'train': 23}
-BOUNDS = {'validation': [(0, 7)], 'train': [(0, 10), (10, 14), (14, 23)]}
 IDENTITY = {'weights': 'a0', 'batch_size': BATCH_SIZE}
 LABELS = {split: np.random.RandomState(7).randint(0, NUM_CLASSES, count)
           for split, count in NUM_IMAGES.items()}
@@ -73,7 +72,7 @@ def write(folder, batch_size=BATCH_SIZE, classifier_ids=(0, 2), **more):
   writer.check_folder()
   with writer:
     append(writer, batch_size=batch_size, classifier_ids=classifier_ids)
-    accuracies = {split: writer.accuracies(split) for split in writer.rows}
+    accuracies = {split: writer.finish_split(split) for split in writer.rows}
     writer.give_names()
   return accuracies
 
@@ -93,7 +92,7 @@ def num_resumed(folder, **more):
   """Rows of each split that a run takes over; it leaves them as they are."""
   with pytest.raises(SystemExit):
     with make_writer(folder, **more) as writer:
-      found = [writer.num_written(split) for split in writer.rows]
+      found = [writer.num_written[split] for split in writer.rows]
       raise SystemExit
   return found
 
@@ -102,20 +101,8 @@ def num_resumed(folder, **more):
 def expected(tmp_path):
   """The files of a pass, as NumPy writes them; built without the writer."""
   (tmp_path / 'expected').mkdir()
-
-  def save(name, array):
-    np.save(str(tmp_path / 'expected' / name), array)
-
   for split, labels in LABELS.items():
-    save(shared_dumps.labels_file_name(split), labels.astype(np.int32))
-    for k, softmaxes in SOFTMAXES[split].items():
-      for name, (start, stop) in zip(
-          shared_dumps.probabilities_file_names(k, split), BOUNDS[split]):
-        save(name, softmaxes[start:stop])
-      save(shared_dumps.top5_classes_file_name(k, split),
-           best_classes(softmaxes).astype(np.int32))
-      save(shared_dumps.top5_probabilities_file_name(k, split),
-           -np.sort(-softmaxes, axis=1)[:, :5])
+    write_split(tmp_path / 'expected', split, labels, SOFTMAXES[split])
   return contents(tmp_path / 'expected')
 
 
@@ -232,7 +219,7 @@ def test_files_that_were_cut(folder, expected, name, num_bytes, num_rows):
 
 def stop_while_naming(folder, monkeypatch, num_named, **more):
   """A run that gives some files their names, and no others."""
-  replace, num_left = os.replace, [num_named + 1]
+  replace, num_left = os.replace, [num_named]
 
   def stop(*args):
     if not num_left[0]:
@@ -347,54 +334,30 @@ def test_other_labels_that_appear_during_the_run(folder):
 
 # ---- Locks -------------------------------------------------------------------
 
-def run_locked(folder, classifier_ids, shard=None):
-  """Locks in a process of its own.
-
-  Returns:
-    Its pid, and a file that ends when the process does, with what it says.
-  """
-  read_end, write_end = os.pipe()
-  pid = os.fork()
-  if not pid:
-    signal.alarm(60)  # As above.
-    os.dup2(write_end, 2)
-    sys.stderr = os.fdopen(write_end, 'w', 1)
-    try:
-      with dump_writer.locked_classifiers(str(folder), classifier_ids, shard):
-        sys.stderr.write('locked\n')
-        signal.pause()
-    finally:
-      os._exit(1)
-  os.close(write_end)
-  return pid, os.fdopen(read_end, 'rb', 0)  # No buffer that hides a line.
+def holder(folder, classifier_ids, shard=None):
+  return Holder(
+      dump_writer.locked_classifiers(str(folder), classifier_ids, shard))
 
 
-def test_runs_wait_for_each_other_and_say_so(folder):
-  running = [run_locked(folder, [1]), run_locked(folder, [2], DumpShard(2, 4)),
-             run_locked(folder, [0], DumpShard(1, 4)),
-             run_locked(folder, [0, 2], DumpShard(3, 4))]
-  assert [said.readline() for _, said in running] == 4 * [b'locked\n']
-  waiting = [(k, run_locked(folder, classifier_ids, shard))
-             for k, classifier_ids, shard in (
-                 (1, [1], None), (0, [0, 1, 2], None),
-                 (1, [1, 2], DumpShard(1, 4)), (2, [2], DumpShard(2, 4)),
-                 (2, [2], None))]
-  for k, (_, said) in waiting:
-    assert said.readline().decode() == (
-        f'clf{k}: waiting for another run to finish its dump in {folder}\n')
-  for pid, _ in running:
-    os.kill(pid, signal.SIGKILL)  # However they end.
+def test_runs_wait_for_each_other_and_say_so(folder, capsys):
+  running = [holder(folder, [1]), holder(folder, [2], DumpShard(2, 4)),
+             holder(folder, [0], DumpShard(1, 4)),
+             holder(folder, [0, 2], DumpShard(3, 4))]
+  assert all(one.is_held.wait(60) for one in running)
+  waiting = []
+  for k, classifier_ids, shard in (
+      (1, [1], None), (0, [0, 1, 2], None), (1, [1, 2], DumpShard(1, 4)),
+      (2, [2], DumpShard(2, 4)), (2, [2], None)):
+    waiting.append(holder(folder, classifier_ids, shard))
+    assert not waiting[-1].is_held.wait(.2)
+    said = capsys.readouterr().err
+    assert said.startswith(f'clf{k}: waiting') and str(folder) in said
   # Then one after the other gets its locks.
-  said = {pid: said for _, (pid, said) in waiting}
-  while said:
-    ready, _, _ = select.select(list(said.values()), [], [], 60)
-    assert ready
-    for pid, stream in list(said.items()):
-      if stream in ready and stream.readline() == b'locked\n':
-        os.kill(pid, signal.SIGINT)
-        del said[pid]
-  for pid in [pid for pid, _ in running] + [pid for _, (pid, _) in waiting]:
-    os.waitpid(pid, 0)
+  for one in running + waiting:
+    one.may_end.set()
+  assert all(one.is_held.wait(60) for one in waiting)
+  for one in running + waiting:
+    one.join()
 
 
 # ---- Shards ------------------------------------------------------------------
@@ -414,16 +377,3 @@ def test_shards_hold_the_rows_of_whole_files(folder, expected, total):
         for number in range(1, total + 1)])
     np.save(str(folder / 'joined.npy'), joined)
     assert (folder / 'joined.npy').read_bytes() == content
-
-
-@pytest.mark.parametrize('first, second, words', [
-    (None, DumpShard(1, 4), 'a whole dump, where a shard of 4'),
-    (DumpShard(1, 4), None, 'a shard of 4, where a whole dump'),
-    (DumpShard(1, 4), DumpShard(1, 3), 'a shard of 4, where a shard of 3')])
-def test_what_cannot_be_read_together_is_not_written(
-    folder, first, second, words):
-  write(folder, shard=first)
-  before = contents(folder)
-  with pytest.raises(UserError, match=words):
-    write(folder, shard=second)
-  assert contents(folder) == before

@@ -40,8 +40,9 @@ class _Network:
         logits = model.exit_logits(
             tf.cast(self._images, dtype), self.classifier_ids, False, False)
       self._session = tf.Session(graph=graph)
-      for variable in tf.global_variables():
-        variable.load(weights[variable.op.name], self._session)
+      self._session.run(tf.global_variables_initializer(), {
+          variable.initial_value: weights[variable.op.name]
+          for variable in tf.global_variables()})
     # float32 [exits, images, classes]
     self.softmaxes = np.stack([
         self._session.run(tf.nn.softmax(tf.to_float(logits[k])),
@@ -86,8 +87,8 @@ def _between(values, number):
   return (ordered[number - 1] + ordered[number]) / 2
 
 
-@pytest.mark.parametrize('metric', ['top1', 'top5'])
-@pytest.mark.parametrize('classifier_ids', [(0, 1, 2), (0, 2), (1, 2)])
+@pytest.mark.parametrize('classifier_ids, metric', [
+    ((0, 1, 2), 'top5'), ((0, 2), 'top1'), ((1, 2), 'top1')])
 def test_who_leaves_where(classifier_ids, metric):
   network = _Network(classifier_ids, metric)
   thresholds = np.tile([_between(of_exit, 4)

@@ -43,7 +43,6 @@ def with_segment(jpeg, marker, content):
 
 
 PLAIN = {
-    'baseline': save(noise()),
     'progressive': save(noise(), progressive=True),
     'grey': save(noise('L')),
     'comment with markers': with_segment(
@@ -52,7 +51,6 @@ PLAIN = {
         save(noise()), 0xe1, b'Exif\0\0' + save(noise(size=(9, 9)))),
     'damaged EXIF': with_segment(save(noise()), 0xe1, b'Exif\0\0MM\0'),
     'another JPEG behind it': save(noise()) + save(noise('L')),
-    'anything behind it': save(noise()) + b'anything',
     # Phones append a film; what looks like a scan may be in it.
     'a film behind it': (
         save(noise()) + b'\xff\xd9' + bytes(999) + b'\xff\xda' + bytes(999)),
@@ -126,24 +124,25 @@ def test_png_of_16_bits_keeps_its_greys(decode_jpeg, colour_type):
 
 def black_icon(mode):
   """Of 8 x 8 pixels: black, half of it transparent, and its alpha (0 or 1)."""
-  alpha = np.repeat([0, 255], 4).astype(np.uint8) * np.ones((8, 1), np.uint8)
   image = Image.new('RGBA', (8, 8), (0, 0, 0, 0))
-  image.putalpha(Image.fromarray(alpha))
+  image.putalpha(two_halves(0, 255))
   return image.convert(mode)
 
 
+def two_halves(left, right, mode=None):
+  return Image.fromarray(np.repeat([[left, right]], 4, axis=1).repeat(
+      8, axis=0).astype(np.uint8), mode)
+
+
 def palette_icon(transparency):
-  image = Image.fromarray(np.repeat([[0, 1]], 4, axis=1).repeat(8, axis=0)
-                          .astype(np.uint8), 'P')
+  image = two_halves(0, 1, 'P')
   image.putpalette([200, 100, 50, 0, 0, 0])
   return save(image, 'PNG', transparency=transparency)
 
 
 def grey_icon(mode):
-  image = Image.fromarray(np.repeat([[255, 0]], 4, axis=1).repeat(8, axis=0)
-                          .astype(np.uint8)).convert(mode)
   white = 1 if mode == '1' else 255 if mode == 'L' else (255, 255, 255)
-  return save(image, 'PNG', transparency=white)
+  return save(two_halves(255, 0).convert(mode), 'PNG', transparency=white)
 
 
 @pytest.mark.parametrize('data', [
@@ -167,23 +166,19 @@ def test_half_transparent_colours_are_mixed_with_white(decode_jpeg):
 # What is refused.
 
 
-def check_refused(data, *words):
+def check_refused(data, word=''):
   with pytest.raises(ValueError) as refusal:
     image_files.prepare_image(data)
   message = str(refusal.value)
-  assert message and '\n' not in message
+  assert message and '\n' not in message and word in message
   assert ' at 0x' not in message  # Of an object in memory.
-  for word in words:
-    assert word in message, message
 
 
-@pytest.mark.parametrize('data, word', [
-    (b'', 'no bytes'), (b'not an image', 'not a JPEG'),
-    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'not a JPEG'),
-    (b'\xff\xd8', 'cut short'), (b'\xff\xd8\xff\xd9', 'damaged'),
-    (b'\0' * 999, 'not a JPEG')])
-def test_files_that_are_no_images(data, word):
-  check_refused(data, word)
+@pytest.mark.parametrize('data', [
+    b'', b'not an image', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
+    b'\xff\xd8', b'\xff\xd8\xff\xd9', b'\0' * 999], ids=len)
+def test_files_that_are_no_images(data):
+  check_refused(data)
 
 
 @pytest.mark.parametrize('mode, options', [
@@ -210,14 +205,11 @@ def test_damage_amid_a_png():
 @pytest.mark.parametrize('size, word', [
     ((65501, 1), 'too large'), ((20000, 6711), 'too large'),
     # Evaluation would resize it to 256 x 15,360,000 pixels.
-    ((60000, 1), '60,000 x 1'), ((1, 101), '1 x 101'),
-    ((201, 2), '201 x 2')])
+    ((60000, 1), '60,000 x 1'), ((201, 2), '201 x 2')])
 def test_sizes_that_are_refused(size, word):
-  check_refused(save(Image.new('1', size), 'PNG'), word)
-  check_refused(save(Image.new('L', size), 'PNG'), word)
-
-
-def test_narrow_images_pass():
+  check_refused(b'\x89PNG\r\n\x1a\n' + png_chunk(b'IHDR', struct.pack(
+      '>IIBBBBB', *size, 1, 0, 0, 0, 0)) + png_chunk(b'IDAT', b'') +
+                png_chunk(b'IEND', b''), word)
   assert image_files.prepare_image(save(noise(size=(200, 2))))[1:] == (
       200, 2, False)
 

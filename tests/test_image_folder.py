@@ -8,7 +8,7 @@ import pytest
 
 import image_folder
 from image_index import OpenedFiles
-from shared_terminal import UserError
+from refusals import refused
 
 
 class Folder:
@@ -39,10 +39,7 @@ class Folder:
             for index in self.index(fraction, seed)]
 
   def check_refused(self, words, fraction):
-    with pytest.raises(UserError) as refusal:
-      self.index(fraction)
-    message = str(refusal.value)
-    assert words in message and '\n' not in message
+    assert words in refused(self.index, fraction)
 
 
 @pytest.fixture
@@ -54,25 +51,22 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize('train, validation', [
-    ('train', 'validation'), ('Train', 'Val'), ('TRAINING', 'testing'),
-    ('training', 'valid'), ('train', 'test'), ('train', 'eval')])
+    ('train', 'validation'), ('Train', 'Val'), ('TRAINING', 'testing')])
 def test_folders_of_both_splits(capsys, folder, train, validation):
   folder.add(train + '/dog/b.png', train + '/dog/a.JPG',
              train + '/cat/z.webp', train + '/cat/old/ones/y.jpeg',
              validation + '/dog/v.bmp', 'unused/dog/t.jpg')
-  train_folder = f'{folder.path}/{train}'
-  train, found = folder.index()
-  root = str(folder.path)
-  assert train.classes == found.classes == ['cat', 'dog']
-  assert [(image.container, image.name, image.label) for image in train] == [
-      (train_folder, 'cat/old/ones/y.jpeg', 1),
-      (train_folder, 'cat/z.webp', 1),
-      (train_folder, 'dog/a.JPG', 2), (train_folder, 'dog/b.png', 2)]
-  assert [(image.container, image.name, image.label) for image in found] == [
-      (root + '/' + validation, 'dog/v.bmp', 2)]
+  of_train, of_validation = folder.index()
+  assert of_train.classes == of_validation.classes == ['cat', 'dog']
+  assert [(image.name, image.label) for image in of_train] == [
+      ('cat/old/ones/y.jpeg', 1), ('cat/z.webp', 1), ('dog/a.JPG', 2),
+      ('dog/b.png', 2)]
+  assert [(image.name, image.label) for image in of_validation] == [
+      ('dog/v.bmp', 2)]
   with OpenedFiles() as opened_files:
-    assert train.read(2, opened_files).endswith(b'/dog/a.JPG')
-    assert found.read(0, opened_files) == (validation + '/dog/v.bmp').encode()
+    assert opened_files.read(of_train[2]) == f'{train}/dog/a.JPG'.encode()
+    assert opened_files.read(of_validation[0]) == (
+        f'{validation}/dog/v.bmp'.encode())
   assert capsys.readouterr().err == ''
 
 
@@ -96,8 +90,7 @@ def test_validation_images_go_before_test_images(capsys, folder):
 
 
 @pytest.mark.parametrize('fraction, number, expected', [
-    (0.9, 1, 0), (0.01, 2, 1), (0.99, 2, 1), (0.5, 3, 2), (0.25, 5, 1),
-    (0.145, 100, 15)])
+    (0.9, 1, 0), (0.01, 2, 1), (0.99, 2, 1), (0.5, 3, 2), (0.145, 100, 15)])
 def test_number_of_validation_images(folder, fraction, number, expected):
   # The other class, so that some are left for validation.
   folder.add_classes(many=number, two=2)
@@ -134,7 +127,7 @@ def test_names_do_not_depend_on_the_locale(folder):
       'import sys, image_folder, image_index\n'
       'index, _ = image_folder.index_image_folder(sys.argv[1], None, 0)\n'
       'with image_index.OpenedFiles() as opened_files:\n'
-      '  print(ascii((index.classes, index.read(0, opened_files))))')
+      '  print(ascii((index.classes, opened_files.read(index[0]))))')
   output = subprocess.check_output(
       [sys.executable, '-c', code, str(folder.path)],
       env=dict(os.environ, LC_ALL='C', PYTHONCOERCECLOCALE='0',
@@ -148,7 +141,7 @@ def test_file_names_are_any_bytes(folder):
   folder.add(b'cat/\xff.jpg', b'cat/a\nb.jpg')
   train, validation = folder.index(0.5)
   with OpenedFiles() as opened_files:
-    assert {train.read(0, opened_files), validation.read(0, opened_files)} == {
+    assert {opened_files.read(train[0]), opened_files.read(validation[0])} == {
         b'cat/\xff.jpg', b'cat/a\nb.jpg'}
 
 
@@ -165,7 +158,7 @@ def test_links_are_followed(folder, tmp_path):
   counts = train.class_counts() + validation.class_counts()
   assert counts.tolist() == [2, 4, 1]
   with OpenedFiles() as opened_files:
-    assert train.read(len(train) - 1, opened_files) == b'linked'
+    assert opened_files.read(train[len(train) - 1]) == b'linked'
 
 
 # Tiny-ImageNet.
@@ -229,7 +222,6 @@ def test_other_files_are_said(capsys, folder):
 
 @pytest.mark.parametrize('names, fraction, words', [
     (['cat/a.jpg', 'cat/b.jpg'], 0., '--validation_fraction 0.0'),
-    (['cat/a.jpg', 'cat/b.jpg'], float('nan'), '--validation_fraction nan'),
     (['cat/a.jpg', 'cat/b.jpg'], None, '--validation_fraction'),
     (['.hidden/a.jpg', 'b.txt'], 0.5, 'holds no folders'),
     (['cat/a.jpg', 'c.jpg'], 0.5, 'images/c.jpg'),
@@ -237,8 +229,7 @@ def test_other_files_are_said(capsys, folder):
     (['cat/a.jpg', 'dog/b.jpg'], 0.5, 'every class has a single image'),
     (['cat/a.jpg', b'\xff/b.jpg'], 0.5, 'UTF-8'),
     (['train/cat/a.jpg', 'val/cat/b.jpg'], 0.5, '--validation_fraction'),
-    (['train/cat/a.jpg'], None, 'no folder validation'),
-    (['val/cat/a.jpg'], 0.5, 'no folder train'),
+    (['train/cat/a.jpg'], None, 'validation'),
     (['train/cat/a.jpg', 'val/cat/b.jpg', 'validation/cat/c.jpg'], None,
      'images/validation'),
     (['train/cat/a.jpg', 'val/dog/c.jpg'], None, 'images/val/dog'),
@@ -251,11 +242,3 @@ def test_other_files_are_said(capsys, folder):
      ['val/all/cat/a.jpg'], None, 'train/all')])
 def test_refused(folder, names, fraction, words):
   folder.add(*names).check_refused(words, fraction)
-
-
-def test_link_that_leads_nowhere(folder):
-  folder.add('cat/a.jpg', 'cat/b.jpg')
-  os.symlink('nowhere', str(folder.path / 'cat' / 'link.jpg'))
-  with pytest.raises(OSError) as refusal:
-    folder.index(0.5)
-  assert refusal.value.filename.endswith('cat/link.jpg')

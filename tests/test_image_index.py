@@ -6,7 +6,7 @@ import pytest
 
 import image_index
 from image_index import ImageFile, IndexBuilder, OpenedFiles
-from shared_terminal import UserError
+from refusals import refused
 
 CLASSES = ['cat', 'dog']
 
@@ -34,7 +34,7 @@ def test_reading(index):
   with OpenedFiles() as opened_files:
     # Twice: from the opened archive, too.
     for _ in range(2):
-      assert [index.read(i, opened_files) for i in range(4)] == [
+      assert [opened_files.read(index[i]) for i in range(4)] == [
           b'one', b'three', b'twelve', b'']
 
 
@@ -50,7 +50,7 @@ def test_more_archives_than_may_be_open(tmp_path, monkeypatch):
   with OpenedFiles() as opened_files:
     for i in (0, 1, 0, 2, 3, 4, 3, 0, 1):
       opened_files.ask_for(index[4 - i])
-      assert index.read(i, opened_files) == b'%d' % i
+      assert opened_files.read(index[i]) == b'%d' % i
       assert len(os.listdir('/proc/self/fd')) <= descriptors + 2
   assert len(os.listdir('/proc/self/fd')) == descriptors
 
@@ -61,9 +61,8 @@ def test_more_archives_than_may_be_open(tmp_path, monkeypatch):
 def test_files_that_changed_meanwhile(tmp_path, index, i, name, content):
   (tmp_path / name).write_bytes(content)
   with OpenedFiles() as opened_files:
-    with pytest.raises(UserError) as refusal:
-      index.read(i, opened_files)
-  assert str(refusal.value).startswith(index.path(i) + ': has ')
+    assert refused(opened_files.read, index[i]).startswith(
+        index[i].path + ': ')
 
 
 def test_digest():

@@ -12,31 +12,16 @@ import tiny_records
 from imagenet_data import (
     count_records, count_split, find_shards, record_frames)
 from shared_dataset import DatasetInfo, check_same_classes, read_dataset
-from shared_terminal import UserError
+from refusals import refused
 
 
 def touch(folder, *names):
-  if not os.path.isdir(folder):
-    os.makedirs(folder)
+  os.makedirs(folder, exist_ok=True)
   for name in names:
-    with open(os.path.join(folder, name), 'wb'):
-      pass
-
-
-def message_of(function, *args):
-  """The text of the UserError that a call ends in: one line."""
-  with pytest.raises(UserError) as raised:
-    function(*args)
-  assert '\n' not in str(raised.value)
-  return str(raised.value)
+    open(os.path.join(folder, name), 'wb').close()
 
 
 # ---- dataset.json ------------------------------------------------------------
-
-def write_dataset_json(folder, content):
-  with open(os.path.join(str(folder), 'dataset.json'), 'w') as dataset_file:
-    dataset_file.write(content)
-
 
 def test_without_dataset_json_it_is_imagenet(tmpdir):
   info = read_dataset(str(tmpdir))
@@ -48,24 +33,24 @@ def test_without_dataset_json_it_is_imagenet(tmpdir):
 def test_dataset_json_has_its_say(tmpdir):
   content = {'format_version': 1, 'num_classes': 3, 'synsets': ['n1'],
              'num_images': {'train': 4000, 'validation': 500}}
-  write_dataset_json(tmpdir, json.dumps(content))
+  tmpdir.join('dataset.json').write(json.dumps(content))
   expected = DatasetInfo(3, {'train': 4000, 'validation': 500})
   assert read_dataset(str(tmpdir)) == expected
   names = ['tench', 'great white shark']
-  write_dataset_json(tmpdir, json.dumps(dict(content, class_names=names)))
+  tmpdir.join('dataset.json').write(
+      json.dumps(dict(content, class_names=names)))
   assert read_dataset(str(tmpdir)) == expected._replace(class_names=names)
 
 
 @pytest.mark.parametrize('content', [
-    '', '[]', '{}', '{"num_classes": 11, "num_images": {"train": 4}}',
+    '', '[]', '{"num_classes": 11, "num_images": {"train": 4}}',
     '{"num_classes": "ten", "num_images": {"train": 4, "validation": 4}}',
-    '{"num_classes": 0, "num_images": {"train": 4, "validation": 4}}',
-    *('{"num_classes": 3, "num_images": {"train": 4, "validation": 4}, '
-      '"class_names": %s}' % names for names in ('["a"]', '["a", 5]'))])
+    '{"num_classes": 3, "num_images": {"train": 4, "validation": 4}, '
+    '"class_names": ["a"]}'])
 def test_dataset_json_of_another_content_is_named(tmpdir, content):
-  write_dataset_json(tmpdir, content)
-  message = message_of(read_dataset, str(tmpdir))
-  assert message.startswith('{}: '.format(tmpdir.join('dataset.json')))
+  tmpdir.join('dataset.json').write(content)
+  assert refused(read_dataset, str(tmpdir)).startswith(
+      f'{tmpdir}/dataset.json: ')
 
 
 def test_other_class_names():
@@ -73,7 +58,7 @@ def test_other_class_names():
   check_same_classes(None, 'a', ['cat', 'dog'], 'b')
   for other, words in ((['cat', 'bird'], "class 2 is 'dog', and 'bird'"),
                        (['cat'], "class 2 is 'dog', and 'none'")):
-    assert words in message_of(
+    assert words in refused(
         check_same_classes, ['cat', 'dog'], 'a', other, 'b')
 
 
@@ -102,7 +87,7 @@ def test_incomplete_sets_of_shards(tmpdir, names, named):
   folder = str(tmpdir.join('data'))
   if names:
     touch(folder, *names)
-  assert message_of(find_shards, folder, 'train').startswith(
+  assert refused(find_shards, folder, 'train').startswith(
       named.format(folder))
 
 
@@ -126,34 +111,24 @@ def test_counts_are_those_of_tensorflow(tmpdir):
       sum(1 for _ in tf.python_io.tf_record_iterator(path)) for path in paths]
 
 
-def damaged(content, third, length, damage):
-  """A shard's content, damaged at its third record, which begins at `third`."""
-  pack = lambda number: struct.pack('<Q', number)
-  return {
-      'cut in a header': content[:third + 5],
-      'cut in the data': content[:third + 20],
-      'length with a flipped bit': (
-          content[:third] + pack(length ^ 8) + content[third + 8:]),
-      'enormous length': (
-          content[:third] + pack(2**64 - 1) + content[third + 8:]),
-      'filled up with zeros': content[:third] + bytes(len(content) - third),
-  }[damage]
-
-
-@pytest.mark.parametrize('damage', [
-    'cut in a header', 'cut in the data', 'length with a flipped bit',
-    'enormous length', 'filled up with zeros'])
-def test_a_damaged_shard_is_named_with_its_position(tmpdir, damage):
+def test_a_damaged_shard_is_named_with_its_position(tmpdir):
   paths = write_random_shards(tmpdir, [3, 5, 4])
-  (third, length), = list(record_frames(paths[1]))[2:3]
+  third, length = list(record_frames(paths[1]))[2]
   with open(paths[1], 'rb') as shard:
     content = shard.read()
-  with open(paths[1], 'wb') as shard:
-    shard.write(damaged(content, third, length, damage))
-  message = message_of(count_records, paths)
-  assert message.startswith(f'{paths[1]}: truncated or corrupt at byte ')
-  if 'flipped' not in damage:  # Which is noticed at the end.
-    assert f'at byte {third:,} of ' in message
+  for damaged in (
+      content[:third + 5],   # Cut in a header.
+      content[:third + 20],  # Cut in the data.
+      content[:third] + struct.pack('<Q', 2**64 - 1) + content[third + 8:],
+      content[:third] + bytes(len(content) - third)):  # Filled up with zeros.
+    with open(paths[1], 'wb') as shard:
+      shard.write(damaged)
+    message = refused(count_records, paths)
+    assert paths[1] in message and f'byte {third:,} ' in message
+  with open(paths[1], 'wb') as shard:  # Noticed at the end alone.
+    shard.write(content[:third] + struct.pack('<Q', length ^ 8) +
+                content[third + 8:])
+  assert paths[1] in refused(count_records, paths)
 
 
 # ---- A whole split -----------------------------------------------------------
@@ -171,8 +146,8 @@ def info(num_train):
 
 def test_a_count_that_disagrees_with_dataset_json(tmpdir):
   make_split(tmpdir, [3, 4])
-  write_dataset_json(tmpdir, '{}')
-  assert '7 records where dataset.json says 1,008' in message_of(
+  tmpdir.join('dataset.json').write('{}')
+  assert '7 records where dataset.json says 1,008' in refused(
       count_split, str(tmpdir), 'train', info(1008))
 
 
@@ -185,11 +160,8 @@ def test_another_count_than_imagenets_is_said(tmpdir, capsys):
           tmpdir.join('train')))
 
 
-@pytest.mark.parametrize('more, missing', [
-    ({'image/encoded': None}, 'image/encoded'),
-    ({'image/class/label': None}, 'image/class/label')])
-def test_records_of_other_features(tmpdir, more, missing):
-  paths = make_split(tmpdir, [0, 2], more)
-  message = message_of(count_split, str(tmpdir), 'train', info(2))
-  assert message.startswith(
-      '{}: record 0 has no {};'.format(paths[1], missing))
+@pytest.mark.parametrize('missing', ['image/encoded', 'image/class/label'])
+def test_records_of_other_features(tmpdir, missing):
+  paths = make_split(tmpdir, [0, 2], {missing: None})
+  message = refused(count_split, str(tmpdir), 'train', info(2))
+  assert paths[1] in message and missing in message

@@ -66,13 +66,13 @@ def read_numbers(data_dir, is_training, batch_size, graph_seed=1, at_most=None,
         **kwargs), at_most)
 
 
-def grey_record(number, label=None, more=None):
-  """An 8 x 8 JPEG of grey level `number`; the label is its successor."""
+def grey_record(number, label=None, more=None, size=(8, 8)):
+  """A JPEG of grey level `number`; the label is its successor."""
   stream = io.BytesIO()
-  Image.new('L', (8, 8), number).save(stream, 'JPEG', quality=100)
+  Image.new('L', size, number).save(stream, 'JPEG', quality=100)
   return tiny_records.make_record(
       stream.getvalue(), number + 1 if label is None else label,
-      'grey_{}.JPEG'.format(number), more)
+      f'grey_{number}.JPEG', more)
 
 
 def grey_shards(folder, split, images_per_shard):
@@ -92,9 +92,8 @@ def grey_levels(batches):
   return levels
 
 
-# ----------------------------------------------------------------------------
-# Reading order
-# ----------------------------------------------------------------------------
+# ---- Reading order -----------------------------------------------------------
+
 def random_layouts(num_layouts):
   """Images per shard: fewer and more shards than ten, some of them empty."""
   rng = np.random.RandomState(0)
@@ -135,14 +134,9 @@ def test_reading_order_is_the_record_builders(tmpdir):
 def test_threads_change_nothing(tmpdir, options):
   layout = [15, 8, 19, 3] * 4
   # Large images between small ones, which would overtake them.
-  sizes = [(400, 400) if i % 5 == 0 else (8, 8) for i in range(sum(layout))]
-  records = []
-  for number, size in enumerate(sizes):
-    stream = io.BytesIO()
-    Image.new('L', size, number).save(stream, 'JPEG', quality=100)
-    records.append(tiny_records.make_record(stream.getvalue(), number, 'grey'))
-  paths = tiny_records.write_shards(
-      str(tmpdir), 'validation', records, layout)
+  paths = tiny_records.write_shards(str(tmpdir), 'validation', [
+      grey_record(i, i, size=(400, 400) if i % 5 == 0 else (8, 8))
+      for i in range(sum(layout))], layout)
   for _ in range(2):  # Repeated passes are equal.
     with tf.Graph().as_default():
       batches = batches_of(imagenet_input.evaluation_dataset(
@@ -172,27 +166,21 @@ def test_rows_that_are_skipped_are_not_decoded(tmpdir):
         paths, 4, image_size=32, first_row=1))) == [1]
 
 
-# ----------------------------------------------------------------------------
-# Padding, types, sizes
-# ----------------------------------------------------------------------------
-def test_padding_comes_at_the_end(tmpdir, num_padding_images=9):
+def test_padding_comes_at_the_end(tmpdir):
   grey_shards(tmpdir, 'validation', [4, 3])
   with tf.Graph().as_default():
     batches = batches_of(imagenet_input.input_fn(
-        False, str(tmpdir), 4, image_size=32,
-        num_padding_images=num_padding_images))
+        False, str(tmpdir), 4, image_size=32, num_padding_images=9))
   order = tiny_records.reading_order([4, 3])
-  assert labels_of(batches) == (
-      [number + 1 for number in order] + [-1] * num_padding_images)
+  assert labels_of(batches) == [number + 1 for number in order] + [-1] * 9
   images = np.concatenate([images for images, _ in batches])
-  assert images.shape == (7 + num_padding_images, 32, 32, 3)
+  assert images.shape == (7 + 9, 32, 32, 3)
   assert images.dtype == np.float32
   assert not images[7:].any()
 
 
-# ----------------------------------------------------------------------------
-# Training
-# ----------------------------------------------------------------------------
+# ---- Training ----------------------------------------------------------------
+
 TRAIN_LAYOUT = [9, 4, 0, 7, 7, 1, 6, 5, 8, 3, 9, 2, 6]
 NUM_TRAIN = sum(TRAIN_LAYOUT)
 
@@ -243,14 +231,7 @@ def test_training_keeps_image_and_label_together(tmpdir):
   assert labels_of(batches) == [level + 1 for level in grey_levels(batches)]
 
 
-# ----------------------------------------------------------------------------
-# Records
-# ----------------------------------------------------------------------------
-def parse(record, is_training=False, num_classes=1001, image_size=32):
-  with tf.Graph().as_default(), tf.Session() as session:
-    return session.run(imagenet_input.record_parser(image_size, num_classes)(
-        tf.constant(record), is_training, tf.float32))
-
+# ---- Records -----------------------------------------------------------------
 
 def test_parse_record_has_the_official_signature():
   with tf.Graph().as_default():
@@ -261,29 +242,32 @@ def test_parse_record_has_the_official_signature():
       assert image.shape.as_list() == [224, 224, 3]
 
 
-BOX_FEATURES = {'image/object/bbox/ymin': [0.1, 0.2],
-                'image/object/bbox/xmin': [0.3, 0.4],
-                'image/object/bbox/ymax': [0.5, 0.6],
-                'image/object/bbox/xmax': [0.7, 0.8]}
+BOX_FEATURES = {f'image/object/bbox/{side}': [0.1, 0.2]
+                for side in ('ymin', 'xmin', 'ymax', 'xmax')}
 
 
 @pytest.mark.parametrize('is_training', [False, True])
-@pytest.mark.parametrize('more', [
-    {}, BOX_FEATURES, {key: [] for key in BOX_FEATURES},
-    {'image/class/text': b'goldfish', 'image/class/synset': b'n01443537',
-     'image/height': 8, 'image/object/bbox/label': 5},
-    {'image/filename': None}])
-def test_records_of_other_builders(is_training, more):
-  image, label = parse(grey_record(9, label=5, more=more), is_training)
-  assert label == 5
-  np.testing.assert_allclose(
-      image + MEANS, np.full([32, 32, 3], 9.), atol=1e-3)
+def test_records_of_other_builders(is_training):
+  with tf.Graph().as_default(), tf.Session() as session:
+    record = tf.placeholder(tf.string, [])
+    parsed = imagenet_input.record_parser(32, 1001)(
+        record, is_training, tf.float32)
+    for more in (
+        {}, BOX_FEATURES, {key: [] for key in BOX_FEATURES},
+        {'image/class/text': b'goldfish', 'image/class/synset': b'n01443537',
+         'image/height': 8, 'image/object/bbox/label': 5},
+        {'image/filename': None}):
+      image, label = session.run(
+          parsed, {record: grey_record(9, label=5, more=more)})
+      assert label == 5
+      np.testing.assert_allclose(
+          image + MEANS, np.full([32, 32, 3], 9.), atol=1e-3)
 
 
-# ----------------------------------------------------------------------------
-# Synthetic data
-# ----------------------------------------------------------------------------
-def test_synthetic_images_without_end(dtype=tf.float16):
+# ---- Synthetic data ----------------------------------------------------------
+
+def test_synthetic_images_without_end():
+  dtype = tf.float16
   synth_input_fn = imagenet_input.get_synth_input_fn(16, 24, 3, 11, dtype)
   with tf.Graph().as_default():
     batches = batches_of(synth_input_fn(

@@ -54,9 +54,8 @@ def train(jpeg, image_size, num_draws, boxes=(), seed=1):
     return np.stack([session.run(image) for _ in range(num_draws)])
 
 
-# ----------------------------------------------------------------------------
-# Evaluation
-# ----------------------------------------------------------------------------
+# ---- Evaluation --------------------------------------------------------------
+
 # Every size of `tiny_records.SIZES` (tiny, very wide, very high), in colour
 # (three kinds of chroma subsampling) and grey, baseline and progressive.
 NUM_KINDS = 2 * len(tiny_records.SIZES)
@@ -99,14 +98,8 @@ def test_an_image_whose_end_is_missing_is_an_error(cut):
     evaluate([jpeg[:-cut]], 96)
 
 
-# ----------------------------------------------------------------------------
-# Both
-# ----------------------------------------------------------------------------
+# ---- Training ----------------------------------------------------------------
 
-
-# ----------------------------------------------------------------------------
-# Training
-# ----------------------------------------------------------------------------
 def coordinate_jpeg(height, width):
   """An image whose red is the column and whose green is the row."""
   rows, columns = np.mgrid[:height, :width]

@@ -1,6 +1,5 @@
 """Heads that are trained in one run: each as if it were alone."""
 
-
 import numpy as np
 import pytest
 
@@ -14,16 +13,10 @@ from small_network import is_average
 from tf_compat import tf
 from tiny_checkpoints import read_checkpoint, write_checkpoint
 
-MODES = tf.estimator.ModeKeys
 HEADS = {0: HEAD0,
          1: set(rule_weights.head_variables(1, 256, NUM_CLASSES))}
 NUM_STEPS, BATCH_SIZE = 3, 4
 SEED = 7
-
-
-def call_model_fn(mode, images, labels, classifier_ids, **params):
-  return imagenet_main.imagenet_model_fn(
-      images, labels, mode, params_of(classifier_ids, **params))
 
 
 def params_of(classifier_ids, **params):
@@ -123,21 +116,15 @@ def test_the_trunk_is_as_pretrained(trunk, trained):
 
 # ---- The graph --------------------------------------------------------------
 
-def ops_of_training(classifier_ids):
+def test_the_trunk_has_no_gradient():
   with tf.Graph().as_default() as graph:
     tf.train.create_global_step()
-    call_model_fn(MODES.TRAIN, tf.zeros([2, IMAGE_SIZE, IMAGE_SIZE, 3]),
-                  tf.constant([1, 2]), classifier_ids)
-    return graph.get_operations()
-
-
-def test_the_trunk_has_no_gradient():
-  ops = ops_of_training([0, 1])
+    imagenet_main.imagenet_model_fn(
+        tf.zeros([2, IMAGE_SIZE, IMAGE_SIZE, 3]), tf.constant([1, 2]),
+        tf.estimator.ModeKeys.TRAIN, params_of([0, 1]))
+    ops = graph.get_operations()
   assert not [op.name for op in ops if op.type.startswith('Conv2DBackprop')]
   l2_losses = [op for op in ops if op.type == 'L2Loss']
   assert {op.inputs[0].op.name.split('/')[1].split('_')[0]
           for op in l2_losses} == {'cascaded0', 'cascaded1'}
   assert len(l2_losses) == 8  # Kernels and biases of two layers each.
-
-
-# ---- Initial values ---------------------------------------------------------

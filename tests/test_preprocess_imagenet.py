@@ -13,7 +13,6 @@ import pytest
 import make_demo_dataset
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TOOLS = os.path.join(ROOT, 'Imagenet_tools')
 
 # Where Python has left a __pycache__, cp says that it leaves that folder out.
 STEP_2 = ('cp Imagenet_tools/* "$IMAGENET_HOME" 2>/dev/null; '
@@ -26,11 +25,10 @@ def run_bash(command, home, **variables):
     environment.pop(name, None)
   if home is not None:
     environment['IMAGENET_HOME'] = str(home)
-  process = subprocess.Popen(
+  finished = subprocess.run(
       ['bash', '-c', command], cwd=ROOT, env=environment,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
-  output, error = process.communicate()
-  return process.returncode, output, error
+  return finished.returncode, finished.stdout, finished.stderr
 
 
 def contents(folder):
@@ -50,14 +48,6 @@ def home(tmp_path):
       '--output_dir', str(folder), '--train_images', '30',
       '--validation_images', '20', '--image_pixels', '32']) == 0
   return folder
-
-
-def check_error(result, *words):
-  status, output, error = result
-  assert status == 1 and output == ''
-  assert error.count('\n') == 1 and 'Traceback' not in error, error
-  for word in words:
-    assert word in error, error
 
 
 def test_published_commands(home):
@@ -82,18 +72,6 @@ def test_published_commands(home):
   assert dataset['class_names'] == list(make_demo_dataset.SHAPE_NAMES)
 
 
-def test_shard_counts_and_further_options(home):
-  status, _, error = run_bash(
-      'Imagenet_tools/preprocess_imagenet.sh --seed 5 --labels_dir '
-      f'"{home / "labels"}"', home, TRAIN_SHARDS='3', VALIDATION_SHARDS='2')
-  assert status == 0, error
-  dataset = json.loads((home / 'tf_records' / 'dataset.json').read_text())
-  assert dataset['num_shards'] == {'train': 3, 'validation': 2}
-  assert dataset['train_shuffle_seed'] == 5
-  assert sorted(os.listdir(str(home / 'labels'))) == [
-      'train_non_onehot.npy', 'validation_non_onehot.npy']
-
-
 def unpack(archive, folder):
   with tarfile.open(str(archive)) as tar:
     for member in tar:
@@ -103,9 +81,13 @@ def unpack(archive, folder):
 
 
 def test_unpacked_archives_give_the_same_records(home):
-  script = 'Imagenet_tools/preprocess_imagenet.sh'
+  """With other numbers of shards, and an option for the builder."""
+  script = 'Imagenet_tools/preprocess_imagenet.sh --seed 5'
   shards = {'TRAIN_SHARDS': '3', 'VALIDATION_SHARDS': '2', 'WORKERS': '1'}
   assert run_bash(script, home, **shards)[0] == 0
+  dataset = json.loads((home / 'tf_records' / 'dataset.json').read_text())
+  assert dataset['num_shards'] == {'train': 3, 'validation': 2}
+  assert dataset['train_shuffle_seed'] == 5
   expected = contents(home / 'tf_records')
   shutil.rmtree(str(home / 'tf_records'))
   unpack(home / 'ILSVRC2012_img_train.tar', home / 'train')
@@ -124,14 +106,17 @@ def test_unpacked_archives_give_the_same_records(home):
 def test_errors_of_the_builder_pass_through(home):
   os.remove(str(home / 'synset_labels.txt'))
   # What is left are ImageNet's own labels, 50,000 for 20 images.
-  check_error(run_bash(STEP_2, home), '50,000 labels', 'holds 20 images')
+  status, output, error = run_bash(STEP_2, home)
+  assert (status, output, error.count('\n')) == (1, '', 1)
+  assert '50,000 labels' in error
 
 
 def test_script_without_its_siblings(home):
-  shutil.copy(os.path.join(TOOLS, 'preprocess_imagenet.sh'), str(home))
-  check_error(
-      run_bash('"$IMAGENET_HOME/preprocess_imagenet.sh"', home),
-      'build_imagenet_tfrecords.py')
+  shutil.copy(os.path.join(ROOT, 'Imagenet_tools', 'preprocess_imagenet.sh'),
+              str(home))
+  status, _, error = run_bash('"$IMAGENET_HOME/preprocess_imagenet.sh"', home)
+  assert (status, error.count('\n')) == (1, 1)
+  assert 'build_imagenet_tfrecords.py' in error
 
 
 def test_help_needs_nothing():

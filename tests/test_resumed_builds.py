@@ -43,8 +43,7 @@ def built_files(dataset):
   contents = {}
   for path in dataset.files():
     name = os.path.relpath(path, dataset.folder)
-    is_output = name.startswith('tf_records') or name.endswith('.npy')
-    if is_output:
+    if name.startswith('tf_records') or name.endswith('.npy'):
       with open(path, 'rb') as opened:
         contents[name] = opened.read()
   return contents
@@ -92,7 +91,7 @@ def test_killed_at_any_place(dataset, owner, name, number, before):
 
 @pytest.mark.parametrize('kill, stop, status', [
     (os.kill, signal.SIGKILL, -9), (os.killpg, signal.SIGKILL, -9),
-    (os.kill, signal.SIGTERM, 130), (os.killpg, signal.SIGINT, 130)])
+    (os.killpg, signal.SIGINT, 130)])
 def test_stopped_as_soon_as_there_is_a_shard(tmp_path, kill, stop, status):
   """The main process alone, and all processes at once, as Ctrl-C does."""
   dataset = Dataset(tmp_path, num_train=300, num_validation=20).save()

@@ -23,13 +23,14 @@ import shared_results
 import shared_stage_seconds
 import small_world
 from cascade_session import CascadeSession
-from devices import resolve, session_config
+from devices import resolve
 from small_network import IMAGE_SIZE, NUM_CLASSES
 from tf_compat import tf
 from tiny_checkpoints import write_checkpoint
 from shared_terminal import UserError
 
 CLASSIFIERS = [0, 1, 2]
+SHARP_BATCH_SIZE = 20
 DEFAULTS = dict(
     resnet_version='2', resnet_size='18', image_size=IMAGE_SIZE, dtype='fp32',
     pretrained_model_checkpoint_path=None, head_model_dirs=[], batch_size=4,
@@ -41,24 +42,40 @@ DEFAULTS = dict(
     output_dir=None, export_dir=None, export_onnx=None, profile_stages=False)
 
 
-@pytest.fixture(scope='module')
-def world(tmp_path_factory):
+def make_world(folder, split_shards=small_world.SPLIT_SHARDS, sharpness=1,
+               batch_size=4):
   """A data set, a network with all its exits, its dumps, and results."""
-  made = small_world.make(tmp_path_factory.mktemp('cascade'))
+  made = small_world.make(folder, split_shards)
   weights = rule_weights.rule_variables(
       rule_weights.cascade_variables(18, 2, NUM_CLASSES))
   weights['global_step'] = np.int64(1)
-  write_checkpoint(made.folder / 'all', weights, 1)
+  for layer in ('cascaded0_fc00', 'cascaded1_fc11', 'dense'):
+    for part in ('kernel', 'bias'):
+      weights[f'resnet_model/{layer}/{part}'] *= sharpness
+  write_checkpoint(folder / 'all', weights, 1)
   # Other weights of one head.
   weights['resnet_model/cascaded1_fc11/bias'][:] += 1
-  write_checkpoint(made.folder / 'other', weights, 1)
-  made.run('--eval_only', '--classifier_id', '0,1,2', '-md',
-           made.folder / 'all', '-pmcp', made.folder / 'all', '--softmax_dir',
-           made.folder / 'dumps')
+  write_checkpoint(folder / 'other', weights, 1)
+  made.run('--eval_only', '--classifier_id', '0,1,2', '-md', folder / 'all',
+           '-pmcp', folder / 'all', '-bs', batch_size, '--softmax_dir',
+           folder / 'dumps')
   analyze_imagenet_labels.main([
-      '-softmax_dir_to_validate_against', str(made.folder / 'dumps'),
-      '-output_dir', str(made.folder / 'results'), '-epsilons', '0,10,30,60'])
+      '-softmax_dir_to_validate_against', str(folder / 'dumps'),
+      '-output_dir', str(folder / 'results'), '-epsilons', '0,10,30,60'])
   return made
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+  return make_world(tmp_path_factory.mktemp('cascade'))
+
+
+@pytest.fixture(scope='module')
+def sharp(tmp_path_factory):
+  """A network whose classifiers are nearly sure of many images."""
+  return make_world(tmp_path_factory.mktemp('sharp'), {
+      'train': [13, 12, 15], 'validation': [15, 12, 13]}, sharpness=6,
+                    batch_size=SHARP_BATCH_SIZE)
 
 
 def run(world, *paths, **changes):
@@ -106,35 +123,48 @@ def dumped_exits(world, thresholds, metric='top1'):
 
 
 @pytest.mark.parametrize('metric', ['top1', 'top5'])
-def test_decisions_equal_the_analysis(world, metric):
-  """On the network itself; `test_run_cascade_graph.py` has every row."""
-  results = shared_results.load(str(world.folder / 'results'))
+def test_decisions_equal_the_analysis(sharp, metric):
+  """In every row: from records to dump, analysis, and through the cascade."""
+  results = shared_results.load(str(sharp.folder / 'results'))
   rows = [row for row in results.rows if row['metric'] == metric]
-  rows = [row for i, row in enumerate(rows) if row['method'] == 'ccst' or
-          i % (100 if row['method'] == 'global' else 5) == 0]
-  images = world.preprocessed('validation')
-  devices = resolve(0, len(images), 0)
+  assert {row['method'] for row in rows} == {
+      'cst', 'ccst', 'global', 'budgeted', 'pareto', 'risk'}
+  choices = [f'{row["method"]}:{row["setting"]!r}' for row in rows]
+  thresholds = [shared_results.choose(results, choice, metric).thresholds
+                for choice in choices]
+  expected = [dumped_exits(sharp, of_row, metric) for of_row in thresholds]
+  devices = resolve(0, SHARP_BATCH_SIZE, 0)
+  batches = list(cascade_pass.read_records(
+      sorted(glob.glob(str(sharp.folder / 'tf_records' / 'validation' / '*'))),
+      SHARP_BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES))
+  # Rounding decides where an image is as near to a threshold as batches of
+  # other sizes move its softmax.
+  assert sum(np.sum(~is_sure) for _, is_sure, _, _ in expected) <= 20
   sessions = {}  # Whether thresholds are per class, to session.
-  for row in rows:
-    flags = types.SimpleNamespace(**dict(
-        DEFAULTS, model_dir=str(world.folder / 'all'), metric=metric,
-        results=str(world.folder / 'results'),
-        choose=f'{row["method"]}:{row["setting"]!r}'))
-    is_per_class = row['method'] == 'ccst'
-    if is_per_class not in sessions:
-      cascade = run_cascade._cascade(  # pylint: disable=protected-access
-          flags, None, devices)
-      sessions[is_per_class] = CascadeSession(
-          cascade.model, CLASSIFIERS, cascade.weights, metric,
-          cascade.thresholds, IMAGE_SIZE, devices, session_config(devices))
-    thresholds = shared_results.choose(results, flags.choose, metric).thresholds
-    output = sessions[is_per_class].run(
-        images, thresholds if is_per_class else
-        np.tile(thresholds, (len(images), 1)))
-    exits, is_sure, top5_classes, _ = dumped_exits(world, thresholds, metric)
-    np.testing.assert_array_equal(output.exits[is_sure], exits[is_sure])
-    np.testing.assert_array_equal(
-        output.top5_classes[is_sure], top5_classes[is_sure])
+  for i, row in enumerate(rows):
+    exits, is_sure, top5_classes, _ = expected[i]
+    if row['method'] != 'risk':  # Half of the images judge it.
+      assert [np.mean(exits == k) for k in CLASSIFIERS] == pytest.approx(
+          [row[f'exit_share_clf{k}'] for k in CLASSIFIERS], abs=1e-9)
+    if row['method'] == 'global' and 0 < i < len(rows) - 1 and all(
+        rows[j]['method'] == 'global' and np.array_equal(expected[j][0], exits)
+        for j in (i - 1, i + 1)):
+      continue  # What is right for a smaller and a larger threshold.
+    per_class = row['method'] == 'ccst'
+    if per_class not in sessions:
+      sessions[per_class] = CascadeSession(
+          run_cascade._cascade(  # pylint: disable=protected-access
+              types.SimpleNamespace(**dict(
+                  DEFAULTS, model_dir=str(sharp.folder / 'all'), metric=metric,
+                  results=str(sharp.folder / 'results'), choose=choices[i])),
+              None, devices), devices)
+    outputs = [sessions[per_class].run(batch.images, thresholds[i])
+               for batch in batches]
+    np.testing.assert_array_equal(np.concatenate(
+        [output.exits for output in outputs])[is_sure], exits[is_sure])
+    np.testing.assert_array_equal(np.concatenate(
+        [output.top5_classes[:, 0] for output in outputs])[is_sure],
+                                  top5_classes[is_sure, 0])
 
 
 def test_weights_are_constants(world):
@@ -144,9 +174,7 @@ def test_weights_are_constants(world):
       types.SimpleNamespace(**dict(
           DEFAULTS, model_dir=str(world.folder / 'all'),
           thresholds=['0.5', '0.5'])), None, devices)
-  with CascadeSession(
-      cascade.model, CLASSIFIERS, cascade.weights, 'top1', cascade.thresholds,
-      IMAGE_SIZE, devices, session_config(devices)) as session:
+  with CascadeSession(cascade, devices) as session:
     operations = session._session.graph.get_operations()  # pylint: disable=protected-access
   assert not [op for op in operations if 'Variable' in op.type]
   kernels = [op.inputs[1].op for op in operations

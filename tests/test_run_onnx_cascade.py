@@ -17,7 +17,7 @@ import run_cascade
 import rule_weights
 import small_world
 from cascade_session import CascadeSession
-from devices import resolve, session_config
+from devices import resolve
 from shared_terminal import UserError
 from small_network import IMAGE_SIZE, NUM_CLASSES
 from test_run_cascade import DEFAULTS
@@ -41,7 +41,7 @@ def test_pixels_are_tensorflows(height, width):
     with tf.Graph().as_default(), tf.Session() as session:
       expected = session.run(imagenet_preprocessing.subtract_channel_means(
           imagenet_preprocessing.resize_and_crop(
-              tf.constant(pixels), size, size, is_training=False)))
+              tf.constant(pixels), size, size)))
     np.testing.assert_array_equal(
         run_onnx_cascade.resized_centre(pixels, size) -
         run_onnx_cascade.CHANNEL_MEANS, expected)
@@ -93,8 +93,7 @@ def test_answers_are_tensorflows(export):
                      np.linspace(.1, .2, 2 * NUM_CLASSES).reshape([2, -1])):
     thresholds = np.array(thresholds, np.float32)
     with CascadeSession(
-        tensorflow.model, [0, 1, 2], tensorflow.weights, 'top1', thresholds,
-        IMAGE_SIZE, devices, session_config(devices)) as session:
+        tensorflow._replace(thresholds=thresholds), devices) as session:
       expected = session.run(images)
     cascade.thresholds = thresholds
     classes, exits, confidences = cascade.run(images)

@@ -1,64 +1,70 @@
 """The record of a run in its model folder, and what --clean removes."""
 
+import concurrent.futures
 import json
-import multiprocessing
 import os
+import types
 
 import pytest
 
+import devices
 import run_record
+from refusals import refused
+from resnet_checkpoint import CheckpointPaths
 from shared_dumps import DumpShard
-from shared_terminal import UserError
 
 
 def read(path):
   return json.loads(path.read_text())
 
 
+def make_run(folder, classifier_ids, shard=None, **flags):
+  """Of `RunSettings`, what the record is made of."""
+  return types.SimpleNamespace(
+      mode='eval_only', classifier_ids=classifier_ids, train=None,
+      dump=types.SimpleNamespace(shard=shard),
+      checkpoints=CheckpointPaths(str(folder)), devices=devices.resolve(0, 4),
+      flag_values=flags, log_dir=None)
+
+
 def test_entries_by_run_and_classifiers(tmp_path):
   """Evaluating clf1 used to erase clf0's results, and so did starting a run."""
-  folder = str(tmp_path / 'made' / 'by_it')
-  clf0 = run_record.entry_name('eval_only', [0])
-  clf1 = run_record.entry_name('eval_only', [1])
-  for name, top1 in ((clf0, 0.5), (clf1, 0.75)):
-    run_record.start(folder, name, {'flags': {'seed': 1}})
-    run_record.finish(folder, name, {'flags': {'seed': 1}}, {'top1': top1})
-  run_record.start(folder, clf0, {'flags': {'seed': 2}})
-  assert read(tmp_path / 'made' / 'by_it' / 'results.json') == {
-      'eval_only clf0': {'flags': {'seed': 1}, 'results': {'top1': 0.5},
-                         'unfinished': {'flags': {'seed': 2}}},
-      'eval_only clf1': {'flags': {'seed': 1}, 'results': {'top1': 0.75}}}
-  assert run_record.entry_name('eval_only', [0, 2], DumpShard(1, 4)) == (
-      'eval_only clf0,clf2 shard 1/4')
-  assert os.listdir(folder) == ['results.json']
+  folder = tmp_path / 'made' / 'by_it'
+  for k, top1 in ((0, 0.5), (1, 0.75)):
+    entry, record = run_record.start(make_run(folder, [k], seed=1), 'ImageNet')
+    run_record.finish(str(folder), entry, record, {'top1': top1})
+  run_record.start(make_run(folder, [0], seed=2), 'ImageNet')
+  entries = read(folder / 'results.json')
+  assert set(entries) == {'eval_only clf0', 'eval_only clf1'}
+  assert entries['eval_only clf0']['flags'] == {'seed': 1}
+  assert entries['eval_only clf0']['results'] == {'top1': 0.5}
+  assert entries['eval_only clf0']['unfinished']['flags'] == {'seed': 2}
+  assert entries['eval_only clf1']['results'] == {'top1': 0.75}
+  assert 'unfinished' not in entries['eval_only clf1']
+  assert run_record.start(
+      make_run(folder, [0, 2], DumpShard(1, 4)), 'ImageNet')[0] == (
+          'eval_only clf0,clf2 shard 1/4')
+  assert os.listdir(str(folder)) == ['results.json']
 
 
-def _update_many(folder, worker):
-  for number in range(20):
-    run_record.finish(folder, f'{worker} {number}', {}, {})
-
-
-def test_several_processes_at_once(tmp_path):
+def test_several_runs_at_once(tmp_path):
   """All used one unfinished file, and what others had written was lost."""
-  # Spawned: TensorFlow's threads do not survive a fork.
-  workers = [multiprocessing.get_context('spawn').Process(
-      target=_update_many, args=(str(tmp_path), worker)) for worker in range(2)]
-  for worker in workers:
-    worker.start()
-  for worker in workers:
-    worker.join()
-  assert [worker.exitcode for worker in workers] == [0] * 2
+  def update_many(run):
+    for number in range(20):
+      run_record.finish(str(tmp_path), f'{run} {number}', {}, {})
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    assert list(pool.map(update_many, range(2))) == [None, None]
   assert len(read(tmp_path / 'results.json')) == 40
 
 
-@pytest.mark.parametrize('content', ['', '[1, 2]', '{"train": 3}'])
+@pytest.mark.parametrize('content', ['', '[1, 2]'])
 def test_another_file_of_this_name(tmp_path, content):
   """Somebody else's results.json is not ours to change."""
   path = tmp_path / 'results.json'
   path.write_text(content)
-  with pytest.raises(UserError) as error:
-    run_record.start(str(tmp_path), 'train clf2', {})
-  assert str(path) in str(error.value) and '\n' not in str(error.value)
+  assert str(path) in refused(
+      run_record.start, make_run(tmp_path, [2]), 'ImageNet')
   assert path.read_text() == content
 
 
@@ -66,9 +72,12 @@ def test_a_folder_that_tensorflow_finds(tmp_path, monkeypatch):
   """--model_dir may have a scheme, such as gs://."""
   monkeypatch.chdir(str(tmp_path))
   folder = f'file://{tmp_path / "runs"}'
-  run_record.write_benchmark_run(folder, {'a': 1})
+  run = make_run(folder, [2])
+  run.log_dir = folder
+  _, record = run_record.start(run, 'ImageNet')
+  assert read(tmp_path / 'runs' / 'benchmark_run.log') == record
+  (tmp_path / 'runs' / 'results.json').unlink()
   run_record.finish(folder, 'train clf2', {}, {})
-  assert read(tmp_path / 'runs' / 'benchmark_run.log') == {'a': 1}
   assert read(tmp_path / 'runs' / 'results.json') == {
       'train clf2': {'results': {}}}
   assert os.listdir(str(tmp_path)) == ['runs']  # None is called `file:`.

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from analysed_dumps import read_csv
 from tf_compat import IS_TF1
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -53,11 +54,6 @@ def run(data, folder):
       env=dict(os.environ, TINY_DIR=str(folder), **SETTINGS),
       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
       universal_newlines=True)
-
-
-def read_csv(path):
-  with open(str(path), newline='') as csv_file:
-    return list(csv.DictReader(csv_file))
 
 
 def check_spreads(folder):
@@ -127,7 +123,7 @@ def test_bad_data_is_one_line(tmp_path):
   half.write_bytes(half.read_bytes()[:-30])
   draw(tmp_path / 'unlabelled')
   (tmp_path / 'unlabelled' / 'val' / 'val_annotations.txt').unlink()
-  for data, part in ((half, 'half.zip'), (tmp_path / 'none', 'none'),
+  for data, part in ((half, 'half.zip'),
                      (tmp_path / 'unlabelled', 'val_annotations.txt')):
     finished = run([data], tmp_path / 'tiny')
     assert finished.returncode != 0

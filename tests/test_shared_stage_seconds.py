@@ -6,8 +6,8 @@ import math
 import pytest
 
 import shared_stage_seconds
+from refusals import refused
 from shared_stage_seconds import StageSeconds, promised_speedup
-from shared_terminal import UserError
 
 MEASURED = StageSeconds(
     network={'resnet_version': 2, 'resnet_size': 18, 'image_size': 32,
@@ -44,9 +44,7 @@ def test_another_file(path, change):
   record = {**json.loads(path.read_text()), **change}
   path.write_text(json.dumps({key: value for key, value in record.items()
                               if value is not None}))
-  with pytest.raises(UserError) as error:
-    shared_stage_seconds.load(str(path))
-  message = str(error.value)
+  message = refused(shared_stage_seconds.load, str(path))
   assert message.startswith(f'{path}: ') and 'measure again' in message
 
 

@@ -11,36 +11,20 @@ import pytest
 import shared_terminal
 
 
-class Clock:
-  """Stands in for the module `time`."""
-
-  def __init__(self):
-    self.now = 1000.
-
-  def monotonic(self):
-    return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
-  clock = Clock()
+  """Stands in for the module `time`."""
+  clock = types.SimpleNamespace(now=1000.)
+  clock.monotonic = lambda: clock.now
   monkeypatch.setattr(shared_terminal, 'time', clock)
   return clock
 
 
-class Terminal(io.StringIO):
-  """Stands in for a standard error that somebody looks at."""
-
-  def isatty(self):
-    return True
-
-  def lines(self):
-    return self.getvalue().splitlines()
-
-
 @pytest.fixture
 def terminal(monkeypatch):
-  terminal = Terminal()
+  """A standard error that somebody looks at."""
+  terminal = io.StringIO()
+  terminal.isatty = lambda: True
   monkeypatch.setattr(
       shared_terminal, 'sys', types.SimpleNamespace(stderr=terminal))
   return terminal
@@ -71,7 +55,7 @@ def test_a_line_every_five_seconds_and_one_at_the_end(clock, terminal):
     work.update(done)
   clock.now += 2
   work.finish()
-  lines = terminal.lines()
+  lines = terminal.getvalue().splitlines()
   assert lines[0] == ('clf0 validation: 5,000 of 50,000 images, '
                       '1,000 images/s, 45 s left')
   assert lines[8] == ('clf0 validation: 45,000 of 50,000 images, '
@@ -89,7 +73,7 @@ def test_descriptions_and_what_was_done_before(clock, terminal):
   clock.now += 20
   work.finish()
   # 100 images in 10 seconds, 400 in 30.
-  assert terminal.lines() == [
+  assert terminal.getvalue().splitlines() == [
       'training: 650 of 1,000 images, 10 images/s, 35 s left; loss 1005.0',
       'training: 700 of 1,000 images, 10 images/s, 30 s left; loss 1010.0',
       'training: 1,000 of 1,000 images, 13.3 images/s']

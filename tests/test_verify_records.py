@@ -107,8 +107,6 @@ def test_damaged_description(capsys, tmp_path):
 def test_wrong_arguments(capsys, tmp_path):
   check_error(capsys, tmp_path / 'none', 'none: no such folder')
   check_error(capsys, tmp_path, 'no records')
-  for arguments, word in (([], 'DIR'), (['x', '--workers', '0'], '--workers'),
-                          (['x', '--verify', 'some'], '--verify')):
-    assert verify_records.main(arguments) == 1
-    error = capsys.readouterr().err
-    assert word in error and error.count('\n') == 1
+  assert verify_records.main(['x', '--workers', '0']) == 1
+  error = capsys.readouterr().err
+  assert '--workers' in error and error.count('\n') == 1

@@ -24,9 +24,9 @@ import training_hooks
 from small_network import DENSE, HEAD0, NUM_CLASSES, TRUNK
 from small_network import is_average
 from small_world import accuracies
+from refusals import refused
 from tf_compat import tf
 from tiny_checkpoints import read_checkpoint, write_checkpoint
-from shared_terminal import UserError
 
 NUM_TRAIN, NUM_VALIDATION = 13, 11
 # 13 images and batches of 4: two epochs end in the middle of a batch.
@@ -120,11 +120,6 @@ def evaluated(world):
 
 class TestFineTuning:
 
-  def test_ends_at_the_step_of_its_epochs(self, fine_tuned):
-    assert fine_tuned.results['global_step'] == STEPS_OF_2_EPOCHS
-    assert checkpoint(fine_tuned.model_dir, STEPS_OF_2_EPOCHS)[
-        'global_step'] == STEPS_OF_2_EPOCHS
-
   def test_replicas_share_the_batch(self, fine_tuned):
     for read in fine_tuned.reads:
       assert read['batch_size'] == 4 // 2
@@ -158,6 +153,7 @@ class TestFineTuning:
     assert num_restored == 2 * (11 + 8 * 4)
 
   def test_changes_the_head_and_nothing_else(self, world, fine_tuned):
+    assert fine_tuned.results['global_step'] == STEPS_OF_2_EPOCHS
     start = checkpoint(fine_tuned.model_dir, 0)
     end = checkpoint(fine_tuned.model_dir, STEPS_OF_2_EPOCHS)
     trunk = set(end) & TRUNK
@@ -290,16 +286,7 @@ def check_export(export_dir, input_name, inputs, expected):
 
 class TestEvaluation:
 
-  def test_dump_equals_numpy(self, world, evaluated):
-    results, model_dir = evaluated
-    softmaxes, labels = dumped(model_dir, 2)
-    expected = numpy_resnet.softmaxes(
-        world.weights, world.preprocessed('validation'), 18, 2)[2]
-    np.testing.assert_allclose(softmaxes, expected, atol=1e-5)
-    np.testing.assert_allclose(
-        results['validation']['clf2'], accuracies(softmaxes, labels),
-        atol=1e-6)
-    assert results['global_step'] == 225207
+  # That dumps equal NumPy's softmaxes: test_joint_runs.py.
 
   def test_exported_classifier_takes_jpeg_bytes(self, world, evaluated):
     softmaxes, _ = dumped(evaluated[1], 2)
@@ -370,12 +357,10 @@ class TestResuming:
 
   def test_training_that_diverged(self, world):
     """In its last step, after which no loss is looked at."""
-    args = ['--fine_tune', '--classifier_id', 0, '-mts', 1, '--base_lr', 1e42]
-    for _ in range(2):  # The second time it would be resumed.
-      with pytest.raises(UserError) as error:
-        run(world, 'diverged', *args)
-      assert 'diverged/model.ckpt-1: ' in str(error.value)
-      assert '--clean' in str(error.value)
+    message = refused(
+        run, world, 'diverged', '--fine_tune', '--classifier_id', 0, '-mts', 1,
+        '--base_lr', 1e42)
+    assert 'diverged/model.ckpt-1: ' in message and '--clean' in message
 
   def test_records_of_other_classes(self, world, fine_tuned):
     """The same classes in another order: labels mean something else."""
@@ -388,18 +373,16 @@ class TestResuming:
     fields['class_names'] = names[:3] + names[:2:-1]
     path.write_text(json.dumps(fields))
     for mode in ('--eval_only', '--fine_tune'):
-      with pytest.raises(UserError) as error:
-        run(world, 'fine_tuned', mode, '--classifier_id', 0, '-dd',
-            world.folder / 'other')
-      assert 'class 4 ' in str(error.value)
-      assert str(fine_tuned.model_dir) in str(error.value)
+      message = refused(
+          run, world, 'fine_tuned', mode, '--classifier_id', 0, '-dd',
+          world.folder / 'other')
+      assert 'class 4 ' in message and str(fine_tuned.model_dir) in message
 
   def test_clean_keeps_everything_until_the_rest_is_right(self, world,
                                                           tmp_path):
     write_checkpoint(tmp_path, {'global_step': np.int64(5)}, 5)
     files = set(os.listdir(str(tmp_path)))
-    for pretrained in (tmp_path / 'none', tmp_path):
-      with pytest.raises(UserError):
-        run(world, 'unused', '--fine_tune', '--clean', '-md', tmp_path,
-            '-pmcp', pretrained)
+    # No trunk is in it.
+    refused(run, world, 'unused', '--fine_tune', '--clean', '-md', tmp_path,
+            '-pmcp', tmp_path)
     assert set(os.listdir(str(tmp_path))) == files

@@ -1,6 +1,5 @@
 """Worker processes: errors, stop signals, and an end with the main process."""
 
-import concurrent.futures
 import multiprocessing
 import os
 import signal
@@ -66,14 +65,6 @@ def test_ctrl_c_is_for_the_main_process():
   assert run(1, work, [0]) == {0: 'alive'}
 
 
-def test_no_room_for_locks(monkeypatch):
-  def fail(*_, **__):
-    raise OSError(28, 'No space left on device')
-  monkeypatch.setattr(concurrent.futures, 'ProcessPoolExecutor', fail)
-  with pytest.raises(UserError, match='^/dev/shm: .*No space left'):
-    run(1, str, [0])
-
-
 MAIN = '''
 import os, sys, time
 sys.path.insert(0, {tools!r})
@@ -90,10 +81,10 @@ sys.exit(run_main(lambda: run_in_processes(
 '''
 
 
-@pytest.mark.parametrize('stop, status', [
-    (signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize('kill', [os.kill, os.killpg])
-def test_no_worker_outlives_the_main_process(tmp_path, stop, status, kill):
+@pytest.mark.parametrize('kill, stop, status', [
+    (os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 130),
+    (os.kill, signal.SIGKILL, -9)])
+def test_no_worker_outlives_the_main_process(tmp_path, kill, stop, status):
   """Whether a signal is for the main process or, as Ctrl-C, for all."""
   code = MAIN.format(tools=os.path.dirname(worker_processes.__file__),
                      folder=str(tmp_path))

@@ -19,8 +19,7 @@ def write_checkpoint(folder, values, step=None):
     The checkpoint's prefix.
   """
   folder = str(folder)
-  if not os.path.isdir(folder):
-    os.makedirs(folder)
+  os.makedirs(folder, exist_ok=True)
   values = {name: np.asarray(value) for name, value in values.items()}
   with tf.Graph().as_default(), tf.Session() as session:
     variables = {

@@ -1,6 +1,7 @@
 """Small TFRecord data sets for tests: real JPEGs of every kind there is."""
 
 import io
+import json
 import os
 
 import numpy as np
@@ -57,8 +58,7 @@ def make_record(encoded, label, name, more=None):
 
 def write_shards(folder, split, records, images_per_shard):
   """Writes `records` into shards of the given sizes; returns their paths."""
-  if not os.path.isdir(folder):
-    os.makedirs(folder)
+  os.makedirs(folder, exist_ok=True)
   paths = []
   records = iter(records)
   for number, num_records in enumerate(images_per_shard):
@@ -104,7 +104,6 @@ def make_data_set(data_dir, split_shards, num_classes, first_number=0):
   Returns:
     A dict from split to the list of (jpeg, label) in reading order.
   """
-  import json
   rows, number = {}, first_number
   for split in sorted(split_shards):
     images = []
