@@ -36,9 +36,9 @@ def test_published_names_and_defaults():
 
 def test_home_folder_in_paths(monkeypatch):
   """As shells leave it after `=`."""
-  monkeypatch.setenv('HOME', '/home/me')
+  monkeypatch.setenv('HOME', '/at/home')
   parsed = command_line.parse(
       '--softmax_dir=~/x', '--head_model_dirs=~/a,b/~', '--export_dir=~/e')
-  assert parsed.softmax_dir == '/home/me/x'
-  assert parsed.head_model_dirs == ['/home/me/a', 'b/~']
-  assert parsed.export_dir == '/home/me/e'
+  assert parsed.softmax_dir == '/at/home/x'
+  assert parsed.head_model_dirs == ['/at/home/a', 'b/~']
+  assert parsed.export_dir == '/at/home/e'
