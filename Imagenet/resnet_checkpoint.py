@@ -176,12 +176,20 @@ def exit_shapes(model, classifier_ids, image_shape):
     model: a `resnet_model.Model`.
     image_shape: [height, width, channels].
   """
-  shapes_of_exits = collections.OrderedDict()
-  for k in classifier_ids:
-    with tf.Graph().as_default():
-      model.exit_logits(tf.placeholder(model.dtype, [None] + image_shape), [k],
-                        trunk_training=False, head_training=False)
-      shapes_of_exits[k] = shapes_of_variables()
+  with tf.Graph().as_default():
+    model.exit_logits(tf.placeholder(model.dtype, [None] + image_shape),
+                      classifier_ids, trunk_training=False, head_training=False)
+    shapes = shapes_of_variables()
+  shapes_of_exits, trunk = collections.OrderedDict(), []
+  # In the order of the network: a head comes behind its part of the trunk.
+  for name, shape in shapes.items():
+    k = next((k for k in classifier_ids
+              if name.startswith(resnet_model.head_prefix(k))), None)
+    if k is None:
+      trunk.append(name)
+    else:
+      shapes_of_exits.setdefault(k, collections.OrderedDict(
+          (name, shapes[name]) for name in trunk))[name] = shape
   return shapes_of_exits
 
 

@@ -45,7 +45,8 @@ from imagenet_errors import explain_read_error
 from imagenet_input import NUM_CHANNELS
 from imagenet_main import DTYPES, ImagenetModel, check_image_size
 from photo_files import find_photos
-from shared_dataset import IMAGENET_NUM_CLASSES, read_dataset
+from shared_dataset import (
+    IMAGENET_NUM_CLASSES, check_same_classes, read_dataset)
 from shared_files import explain_error, locked
 from shared_terminal import UserError, print_line, say
 
@@ -222,12 +223,7 @@ def _class_names(num_classes, names_of):
     if len(names) != num_classes - 1:
       raise UserError(f'{where}: names {len(names):,} classes, and the network '
                       f'has {num_classes - 1:,}; it is of another network')
-    for label, (name, first_name) in enumerate(zip(names, known[0][1]), 1):
-      if name != first_name:
-        raise UserError(
-            f'{where}: class {label} is {name}, and {first_name} in '
-            f'{known[0][0]}; they are of different classes, or in another '
-            'order')
+    check_same_classes(names, where, known[0][1], known[0][0])
   return known[0][1] if known else None
 
 

@@ -79,6 +79,8 @@ def run_in_processes(function, tasks, num_processes, title, on_result):
         'a worker process was killed, perhaps for lack of memory; give the '
         'same command again to go on, with fewer --workers')
   finally:
+    # A fork may have failed.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     for process in processes:
       if process.is_alive():
         os.kill(process.pid, signal.SIGKILL)
