@@ -37,10 +37,8 @@ class DatasetInfo(typing.NamedTuple):
   num_images: typing.Dict[str, int]  # From split to count.
   # Entry i has label i + 1; None if they are not known.
   class_names: typing.Optional[typing.List[str]] = None
-  # From split to: SHA-256 by file name; images of each class, from label 1 on.
-  # Empty for records of other programs.
+  # From split to SHA-256 by file name; empty for records of other programs.
   shard_sha256: typing.Dict[str, typing.Dict[str, str]] = {}
-  class_counts: typing.Dict[str, typing.List[int]] = {}
 
 
 def read_dataset(data_dir):
@@ -64,8 +62,7 @@ def read_dataset(data_dir):
         {split: int(content['num_images'][split]) for split in SPLITS},
         names and check_class_names(names, content['num_classes']),
         {split: {name: shard['sha256'] for name, shard in shards.items()}
-         for split, shards in content.get('shards', {}).items()},
-        content.get('class_counts', {}))
+         for split, shards in content.get('shards', {}).items()})
     if info.num_classes < 2:
       raise ValueError(f'num_classes {info.num_classes}')
   return info
