@@ -64,14 +64,8 @@ _WEB_FONT = 'DejaVu Sans'
 _WEB_TEXT_SCALE = 1.2
 _WEB_MARGINS = dict(left=.175, right=.95, bottom=.14, top=.93)
 
-# Inches. Of the text beside points, each letter and the line; from a point to
-# where its text may be, which is at the first place that hides no other point.
-_LETTER_WIDTH, _LINE_HEIGHT = .072, .15
-_NAME_PLACES = ((0, -.06), (0, .06), (.06, 0), (-.06, 0), (.06, -.06),
-                (-.06, .06), (.15, 0))
-_EPSILON_PLACES = tuple((sign * distance, -sign * 1.3 * distance)
-                        for distance in (.1, .2, .3) for sign in (-1, 1))
-_MOST_EPSILONS = 5
+# Epsilons stand above points that are so far apart, in widths of the panel.
+_EPSILONS_APART = .15
 
 # How the points of each method are drawn; the paper's are the most prominent.
 # A method of about 1000 points is a line without markers.
@@ -264,16 +258,16 @@ def accuracy_vs_cost(metric, result, classifier_ids, cost, axis):
   axes.set_ylim(_limits(100 * accuracies, .12, 1))
   axes.set_xlabel(f'Cost ({axis.unit} per image)')
   axes.set_ylabel(f'{METRIC_TITLES[metric].capitalize()} accuracy (%)')
-  taken = [_inches(axes, line.get_xydata()) for line in axes.lines]
   for k, point in zip(classifier_ids, alone):
-    _label(axes, taken, classifier_name(k), point, _NAME_PLACES)
-  num_epsilons = 0
+    _write_beside(axes, point, classifier_name(k), (0, -9))
+  taken, distance = [], _EPSILONS_APART * np.ptp(axes.get_xlim())
   for point in sorted(result.points.get('cst', []), key=lambda point: (
       point.setting % 5 != 0, point.setting % 1 != 0, point.setting)):
-    if num_epsilons < _MOST_EPSILONS:
-      num_epsilons += _label(
-          axes, taken, f'ε = {point.setting:g} %', place(point),
-          _EPSILON_PLACES,
+    x, _ = place(point)
+    if all(abs(x - other) > distance for other in taken):
+      taken.append(x)
+      _write_beside(
+          axes, place(point), f'ε = {point.setting:g} %', (0, 20),
           arrowprops=dict(arrowstyle='-', linewidth=.5, shrinkA=0, shrinkB=0))
   figure.legend(loc='upper center', ncol=_LEGEND_COLUMNS)
   return figure
@@ -286,33 +280,12 @@ def _limits(values, margin, least_span):
   return low - spare, high + spare
 
 
-def _inches(axes, points):
-  """Where points, float [..., 2] in the axes' units, are from its corner."""
-  return (axes.transData.transform(points) - axes.bbox.p0) / axes.figure.dpi
-
-
-def _label(axes, taken, text, point, places, **options):
-  """Writes a text beside a point (cost, accuracy); returns whether it can.
-
-  `taken` is a list of float64 [points, 2], inches, which the text must not
-  hide. The text is added.
-  """
-  point = np.array(point) * [1, 100]
-  half = np.array([_LETTER_WIDTH * len(text), _LINE_HEIGHT]) / 2
-  size = axes.bbox.size / axes.figure.dpi
-  for place in places:
-    offset = place + np.sign(place) * half
-    middle = _inches(axes, point) + offset
-    distances = np.abs(np.concatenate(taken) - middle)
-    if (half < middle).all() and (middle < size - half).all() and not (
-        distances < half).all(axis=1).any():
-      taken.append(middle + half * [[x, y] for x in (-.9, 0, .9)
-                                    for y in (-.9, 0, .9)])
-      axes.annotate(text, point, 72 * offset, textcoords='offset points',
-                    ha='center', va='center', size=_ANNOTATION_SIZE, zorder=9,
-                    **options)
-      return True
-  return False
+def _write_beside(axes, point, text, place, **options):
+  """Writes a text whose middle is at `place`, in points from a point."""
+  axes.annotate(
+      text, np.array(point) * [1, 100], place, textcoords='offset points',
+      ha='center', va='center', size=_ANNOTATION_SIZE, zorder=9,
+      bbox=dict(facecolor='w', alpha=.7, linewidth=0, pad=.5), **options)
 
 
 @_style()
