@@ -126,6 +126,6 @@ def find_shards(data_dir, split):
               for number in range(total)]
   for path in sorted(set(paths) ^ set(expected)):
     problem = 'of another set of shards' if path in paths else 'missing'
-    raise UserError(f'{path}: {problem}; build or copy one whole set of {split} '
-                    'shards')
+    raise UserError(f'{path}: {problem}; build or copy one whole set of '
+                    f'{split} shards')
   return expected

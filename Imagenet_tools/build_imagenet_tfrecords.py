@@ -66,7 +66,7 @@ def build(args):
           'from an earlier run')
     # Images that are encoded anew count as they are.
     folder.check_space(sum(
-        int(images[shard.split].size[shard.first:shard.stop].sum()) +
+        int(images[shard.split].columns['size'][shard.first:shard.stop].sum()) +
         (shard.stop - shard.first) * RECORD_OVERHEAD_BYTES
         for shard in tasks))
     folder.begin(settings)
@@ -110,8 +110,8 @@ def index_images(args):
   if not args.image_folder and not args.any_counts:
     imagenet_archives.check_counts({'train': train, 'validation': validation})
   # RandomState's stream is the same in every version of NumPy and Python.
-  order = np.random.RandomState(args.seed).permutation(len(train))
-  return {'train': train.take(order), 'validation': validation}, class_texts
+  train.reorder(np.random.RandomState(args.seed).permutation(len(train)))
+  return {'train': train, 'validation': validation}, class_texts
 
 
 def _num_shards(args):
@@ -150,7 +150,7 @@ def finish(args, folder, images, class_texts, entries):
     written = {shard: entry for shard, entry in entries.items()
                if shard.split == split}
     labels = labels_in_reading_order(
-        images[split].label, written, written.values())
+        images[split].columns['label'], written, written.values())
     folder.write_labels(split, labels)
     by_split['num_images'][split] = len(labels)
     by_split['class_counts'][split] = np.bincount(

@@ -17,7 +17,7 @@ import hashlib
 import os
 
 from image_files import EXTENSIONS, KINDS, walk_images
-from image_index import ImageFile, IndexBuilder
+from image_index import ImageFile, ImageIndex
 from shared_terminal import Progress, UserError, say
 
 # What the splits' folders are called, in any letter case; the earlier ones
@@ -56,23 +56,23 @@ def index_image_folder(folder, validation_fraction, seed):
   passed_over = []
   classes = class_names(train_folder, passed_over)
   _check_level(train_folder, classes)
-  train, validation = IndexBuilder(classes), IndexBuilder(classes)
+  train, validation = [], []  # Sources of `ImageIndex`.
   progress = Progress('images', len(classes), 'class folders')
   for label, name in enumerate(classes, 1):
     images = list_images(train_folder, name, passed_over)
     if not validation_folder:
       chosen = _chosen_for_validation(images, validation_fraction, seed)
-      validation.add_container(train_folder, chosen, label)
+      validation.append((train_folder, chosen, label))
       images = sorted(set(images).difference(chosen))
-    train.add_container(train_folder, images, label)
+    train.append((train_folder, images, label))
     progress.update(label)
   if validation_folder:
     for name, images in _validation_images(
         validation_folder, train_folder, classes, passed_over):
-      validation.add_container(
-          validation_folder, images, classes.index(name) + 1)
+      validation.append((validation_folder, images, classes.index(name) + 1))
   say_passed_over(passed_over)
-  train, validation = train.finish(), validation.finish()
+  train, validation = [
+      ImageIndex(classes, sources) for sources in (train, validation)]
   if not len(validation):
     raise UserError(f'{folder}: every class has a single image, which leaves '
                     'none for validation; add images')

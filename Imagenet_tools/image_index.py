@@ -1,9 +1,10 @@
 """Where each image's bytes lie and what it shows: 1.3 million in about 100 MB.
 
-A list of tuples would take 500 MB. Here every image is a row of one table, and
-the names share one buffer; forked processes share both.
+A list of tuples would take 500 MB, in each of the forked processes once it has
+looked at them. Here every column is one array, which they share.
 """
 
+import collections
 import functools
 import hashlib
 import os
@@ -16,15 +17,6 @@ from shared_terminal import UserError
 # ImageNet may come as a tar per synset, 1000 in all, while some systems let a
 # process have 256 files open.
 _MAX_OPENED = 200
-
-_COLUMNS = np.dtype([
-    ('container', np.int32),   # Position in `ImageIndex.containers`.
-    ('offset', np.int64),      # As in `ImageFile`, like the next two.
-    ('size', np.int64),
-    ('modified_ns', np.int64),
-    ('label', np.int32),       # From 1.
-    ('name_start', np.int64),  # Where its name begins in the shared buffer.
-])
 
 
 class ImageFile(typing.NamedTuple):
@@ -55,39 +47,50 @@ class ImageIndex:
     classes: list of str, sorted: the synsets, or the names of class folders.
       Label 0 is the background class, which no image has.
     containers: list of str, paths of archives and folders.
-    container, offset, size, label: int arrays [images], see `_COLUMNS`.
+    columns: a dict of arrays [images]: the fields of `ImageFile`, 'container'
+      (int32, a position in `containers`) and 'label' (int32, from 1).
   """
 
-  def __init__(self, classes, containers, table, names):
-    """`table`: [images] of `_COLUMNS`; `names`: bytes, a NUL behind each."""
+  def __init__(self, classes, sources):
+    """Lists the images of all sources, in the order given.
+
+    `sources` are `(container, files, labels)`: the path of an archive or a
+    folder, a list of its `ImageFile`s, and one int for all of them or a list.
+    """
     self.classes = classes
-    self.containers = containers
-    self.container, self.offset, self.size, self.label = (
-        table[column] for column in ('container', 'offset', 'size', 'label'))
-    self._table = table
-    self._names = names
+    self.containers = []
+    parts = collections.defaultdict(list)
+    for container, files, labels in sources:
+      if self.containers[-1:] != [container]:
+        self.containers.append(container)
+      for column, value in (('container', len(self.containers) - 1),
+                            ('label', labels)):
+        parts[column].append(np.full(len(files), value, np.int32))
+      for column, values in zip(ImageFile._fields, zip(*files)):
+        parts[column].append(np.array(values))  # Names: the longest's width.
+    self.columns = {column: np.concatenate(arrays)
+                    for column, arrays in parts.items()}
 
   def __len__(self):
-    return len(self._table)
+    return len(self.columns['label'])
 
   def __getitem__(self, i):
     """The i-th image as an `IndexedImage`; IndexError past the end."""
-    row = self._table[i]
-    start = row['name_start']
-    name = self._names[start:self._names.index(b'\0', start)]
+    row = {column: values[i] for column, values in self.columns.items()}
     return IndexedImage(
         self.containers[row['container']],
-        name.decode('utf-8', 'surrogateescape'),
+        row['name'].decode('utf-8', 'surrogateescape'),
         *(int(row[column]) for column in ('offset', 'size', 'label')))
 
-  def take(self, order):
-    """The images `order` (int [any number]) of this index, in that order."""
-    return ImageIndex(
-        self.classes, self.containers, self._table[order], self._names)
+  def reorder(self, order):
+    """Puts the images into the order `order`, int [images]."""
+    self.columns = {column: values[order]
+                    for column, values in self.columns.items()}
 
   def class_counts(self):
     """int64 [classes]: how many images each class has."""
-    return np.bincount(self.label, minlength=len(self.classes) + 1)[1:]
+    return np.bincount(
+        self.columns['label'], minlength=len(self.classes) + 1)[1:]
 
   def digest(self):
     """SHA-256 (hexadecimal) of classes, names, places, times and labels.
@@ -96,49 +99,17 @@ class ImageIndex:
     """
     digest = hashlib.sha256('\0'.join(self.classes).encode(
         'utf-8', 'surrogateescape'))
-    for name in sorted(_COLUMNS.names):
-      digest.update(np.ascontiguousarray(self._table[name]))
-    digest.update(self._names)
+    for _, values in sorted(self.columns.items()):
+      digest.update(values.tobytes())
     return digest.hexdigest()
 
   def check_not_empty(self):
     """Raises `UserError` if an image has no bytes, naming the first one."""
-    empty = np.flatnonzero(self.size == 0)
+    empty = np.flatnonzero(self.columns['size'] == 0)
     if len(empty):
       raise UserError(
           f'{self[empty[0]].path}: has no bytes ({len(empty):,} such images '
           'in all); replace it or leave it out')
-
-
-class IndexBuilder:
-  """Collects images for an `ImageIndex`."""
-
-  def __init__(self, classes):
-    self._classes = classes
-    self._containers = []
-    self._tables = [np.zeros(0, _COLUMNS)]
-    self._names = bytearray()
-
-  def add_container(self, path, files, labels):
-    """Adds images of an archive or a folder, in the order given.
-
-    `files` are a list of `ImageFile`s, and `labels` one int for all or a list.
-    """
-    if self._containers[-1:] != [path]:
-      self._containers.append(path)
-    table = np.zeros(len(files), _COLUMNS)
-    table['container'] = len(self._containers) - 1
-    table['label'] = labels
-    for column in ('offset', 'size', 'modified_ns'):
-      table[column] = [getattr(image, column) for image in files]
-    for row, image in zip(table, files):
-      row['name_start'] = len(self._names)
-      self._names += image.name + b'\0'
-    self._tables.append(table)
-
-  def finish(self):
-    return ImageIndex(self._classes, self._containers,
-                      np.concatenate(self._tables), self._names)
 
 
 class OpenedFiles:

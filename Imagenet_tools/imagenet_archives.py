@@ -16,7 +16,7 @@ import tarfile
 import numpy as np
 
 import image_folder
-from image_index import ImageFile, IndexBuilder
+from image_index import ImageFile, ImageIndex
 from shared_dataset import IMAGENET_NUM_IMAGES
 from shared_terminal import Progress, UserError
 
@@ -62,13 +62,16 @@ def index_imagenet(train_path, validation_path, labels_path):
   # take minutes.
   validation = _index_validation(
       validation_path, labels_path, train_path, synsets, passed_over)
-  train = IndexBuilder(synsets)
   progress = Progress('index', len(synsets), 'synsets')
-  for label, (_, container, list_images) in enumerate(sources, 1):
-    train.add_container(container, list_images(), label)
-    progress.update(label)
+
+  def list_synsets():
+    for label, (_, container, list_images) in enumerate(sources, 1):
+      yield container, list_images(), label
+      progress.update(label)
+
+  train = ImageIndex(synsets, list_synsets())
   image_folder.say_passed_over(passed_over)
-  return train.finish(), validation
+  return train, validation
 
 
 def _index_validation(path, labels_path, train_path, synsets, passed_over):
@@ -95,10 +98,9 @@ def _index_validation(path, labels_path, train_path, synsets, passed_over):
       raise UserError(f'{where}: not one of the {len(synsets):,} synsets of '
                       f'{train_path}; use images and labels that belong '
                       'together')
-  validation = IndexBuilder(synsets)
-  validation.add_container(path, [image for image, _, _ in pairs],
-                           [label_of[synset] for _, synset, _ in pairs])
-  return validation.finish()
+  return ImageIndex(synsets, [
+      (path, [image for image, _, _ in pairs],
+       [label_of[synset] for _, synset, _ in pairs])])
 
 
 def imagenet_class_names():

@@ -188,8 +188,8 @@ def _read_ahead(images, first, stop, opened_files):
   Training images come in random order, one seek each. On a hard disk that took
   four times as long as reading from end to end; this takes as long.
   """
-  for i in first + np.lexsort(
-      (images.offset[first:stop], images.container[first:stop])):
+  for i in first + np.lexsort([images.columns[column][first:stop]
+                               for column in ('offset', 'container')]):
     with contextlib.suppress(OSError):  # Reading the image will say so.
       opened_files.ask_for(images[i])
 

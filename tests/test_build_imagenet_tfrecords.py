@@ -14,7 +14,7 @@ import build_imagenet_tfrecords as builder
 import image_folder
 import imagenet_archives
 import record_shards
-from image_index import ImageFile, IndexBuilder
+from image_index import ImageFile, ImageIndex
 from tiny_archives import (  # pylint: disable=unused-import
     SYNSETS, Dataset, dataset, encode)
 
@@ -42,16 +42,16 @@ def test_labels_are_the_published_ones():
   classes = sorted(set(synsets))
   names = imagenet_archives.imagenet_class_names()
   assert sorted(names) == classes and all(names.values())
-  images = IndexBuilder(classes)
-  images.add_container('val.tar', [
+  images = ImageIndex(classes, [('val.tar', [
       ImageFile(b'ILSVRC2012_val_%08d.JPEG' % i, 512 * i, 100, 0)
-      for i in range(50000)],
-                       [classes.index(synset) + 1 for synset in synsets])
+      for i in range(50000)], [classes.index(synset) + 1
+                               for synset in synsets])])
   sizes = record_shards.images_per_shard(50000, 128, 'published')
   assert sizes == [390] * 128
   # The published records lack the last 80 images.
   labels = record_shards.labels_in_reading_order(
-      images.finish().label, record_shards.plan_shards('validation', '', sizes),
+      images.columns['label'],
+      record_shards.plan_shards('validation', '', sizes),
       [{'skipped': []}] * 128)
   assert labels.dtype == np.int32 and labels.shape == (published['rows'],)
   assert labels[:5].tolist() == published['first_labels']

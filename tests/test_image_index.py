@@ -5,7 +5,7 @@ import os
 import pytest
 
 import image_index
-from image_index import ImageFile, IndexBuilder, OpenedFiles
+from image_index import ImageFile, ImageIndex, OpenedFiles
 from refusals import refused
 
 CLASSES = ['cat', 'dog']
@@ -18,16 +18,12 @@ def index(tmp_path):
   (tmp_path / 'folder').mkdir()
   (tmp_path / 'folder' / u'zw\xf6lf').write_bytes(b'twelve')
   (tmp_path / 'folder' / 'empty').write_bytes(b'')
-  builder = IndexBuilder(CLASSES)
-  builder.add_container(str(tmp_path / 'archive'), [
-      ImageFile(b'inner/one', 2, 3, 0)], 1)
-  builder.add_container(str(tmp_path / 'archive'), [
-      ImageFile(b'\xff', 6, 5, 0)], 2)
-  builder.add_container(
-      str(tmp_path / 'folder'),
-      [ImageFile(u'zw\xf6lf'.encode(), 0, 6, 7), ImageFile(b'empty', 0, 0, 8)],
-      [2, 1])
-  return builder.finish()
+  archive = str(tmp_path / 'archive')
+  return ImageIndex(CLASSES, [
+      (archive, [ImageFile(b'inner/one', 2, 3, 0)], 1),
+      (archive, [ImageFile(b'\xff', 6, 5, 0)], 2),
+      (str(tmp_path / 'folder'), [ImageFile(u'zw\xf6lf'.encode(), 0, 6, 7),
+                                  ImageFile(b'empty', 0, 0, 8)], [2, 1])])
 
 
 def test_reading(index):
@@ -40,12 +36,11 @@ def test_reading(index):
 
 def test_more_archives_than_may_be_open(tmp_path, monkeypatch):
   monkeypatch.setattr(image_index, '_MAX_OPENED', 2)
-  builder = IndexBuilder(CLASSES)
   for i in range(5):
     (tmp_path / str(i)).write_bytes(b'%d' % i)
-    builder.add_container(str(tmp_path / str(i)), [
-        ImageFile(b'image', 0, 1, 0)], 1)
-  index = builder.finish()
+  index = ImageIndex(CLASSES, [
+      (str(tmp_path / str(i)), [ImageFile(b'image', 0, 1, 0)], 1)
+      for i in range(5)])
   descriptors = len(os.listdir('/proc/self/fd'))
   with OpenedFiles() as opened_files:
     for i in (0, 1, 0, 2, 3, 4, 3, 0, 1):
@@ -68,10 +63,8 @@ def test_files_that_changed_meanwhile(tmp_path, index, i, name, content):
 def test_digest():
   def digest(classes=CLASSES, path='archive', name=b'one', offset=0, size=3,
              modified_ns=0, label=1):
-    builder = IndexBuilder(classes)
-    builder.add_container(path, [
-        ImageFile(name, offset, size, modified_ns)], label)
-    return builder.finish().digest()
+    return ImageIndex(classes, [
+        (path, [ImageFile(name, offset, size, modified_ns)], label)]).digest()
 
   first = digest()
   assert len(first) == 64 and digest(path='elsewhere') == first

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import record_shards
-from image_index import ImageFile, IndexBuilder
+from image_index import ImageFile, ImageIndex
 from refusals import refused
 from tiny_archives import encode
 
@@ -21,11 +21,9 @@ def images(tmp_path):
   data = [encode(i, size=(8 + i, 7)) for i in range(NUM_IMAGES)]
   path.write_bytes(b''.join(data))
   sizes = [len(image) for image in data]
-  builder = IndexBuilder(CLASSES)
-  builder.add_container(str(path), [
+  return ImageIndex(CLASSES, [(str(path), [
       ImageFile(b'folder/%d.jpg' % i, sum(sizes[:i]), sizes[i], 0)
-      for i in range(NUM_IMAGES)], [1 + i % 2 for i in range(NUM_IMAGES)])
-  return builder.finish()
+      for i in range(NUM_IMAGES)], [1 + i % 2 for i in range(NUM_IMAGES)])])
 
 
 def plan(tmp_path, sizes):
@@ -44,8 +42,8 @@ def write(shard, images, is_decoding=False):
 
 def test_more_images_than_are_read_ahead(tmp_path, images, monkeypatch):
   monkeypatch.setattr(record_shards, '_IMAGES_AHEAD', 2)
-  shuffled = images.take(np.random.RandomState(0).permutation(9))
-  assert write(plan(tmp_path, [9])[0], shuffled)['records'] == 9
+  images.reorder(np.random.RandomState(0).permutation(9))
+  assert write(plan(tmp_path, [9])[0], images)['records'] == 9
 
 
 def test_what_is_read_must_be_what_was_written(tmp_path, images, monkeypatch):
@@ -85,16 +83,16 @@ def test_check_of_records_that_a_reader_would_not_take(
   assert message.startswith(path + ': record 2: ') and words in message
 
 
-def test_only_decoding_shows_a_missing_table(tmp_path, images):
+def test_only_decoding_shows_a_missing_table(tmp_path):
   data = encode(0).replace(b'\xff\xdb', b'\xff\xfe')  # Comments now.
   path = tmp_path / 'spoiled'
   path.write_bytes(data)
-  builder = IndexBuilder(CLASSES)
-  builder.add_container(str(path), [ImageFile(b'a.jpg', 0, len(data), 0)], 1)
+  images = ImageIndex(CLASSES, [
+      (str(path), [ImageFile(b'a.jpg', 0, len(data), 0)], 1)])
   shard = plan(tmp_path, [1])[0]
-  assert not write(shard, builder.finish())['decoded']
+  assert not write(shard, images)['decoded']
   record_shards.check_records(shard.path, 3, False)
   assert 'record 0: ' in refused(
       record_shards.check_records, shard.path, 3, True)
   os.remove(shard.path)
-  assert 'a.jpg: ' in refused(write, shard, builder.finish(), is_decoding=True)
+  assert 'a.jpg: ' in refused(write, shard, images, is_decoding=True)
