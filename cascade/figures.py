@@ -259,7 +259,8 @@ def accuracy_vs_cost(metric, result, classifier_ids, cost, axis):
   axes.set_xlabel(f'Cost ({axis.unit} per image)')
   axes.set_ylabel(f'{METRIC_TITLES[metric].capitalize()} accuracy (%)')
   for k, point in zip(classifier_ids, alone):
-    _write_beside(axes, point, classifier_name(k), (0, -9))
+    is_low = 100 * point[1] < np.mean(axes.get_ylim())
+    _write_beside(axes, point, classifier_name(k), (0, 9 if is_low else -9))
   taken, distance = [], _EPSILONS_APART * np.ptp(axes.get_xlim())
   for point in sorted(result.points.get('cst', []), key=lambda point: (
       point.setting % 5 != 0, point.setting % 1 != 0, point.setting)):

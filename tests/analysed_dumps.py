@@ -18,7 +18,6 @@ NUM_CLASSES = 12
 # What the page must show, as arguments of `analysed`.
 RUNS = {
     'three exits': dict(),
-    'two exits': dict(classifier_ids=(0, 2)),
     'four exits': dict(classifier_ids=(0, 1, 2, 3), options=(
         '-method', 'cst,global,ccst,budgeted')),
     'measured time': dict(is_timed=True),
@@ -27,7 +26,6 @@ RUNS = {
     'one metric, one setting': dict(options=(
         '-metric', 'top5', '-method', 'ccst', '-epsilons', '2')),
     'a thousand settings': dict(options=('-num_epsilons', '1000')),
-    'on validation': dict(options=('-fit_on', 'validation')),
     'few images': dict(num_images=3),
 }
 

@@ -29,7 +29,6 @@ EPSILONS_PERCENT = ['5', '0', '0.1', '1.8', '2.5', '100', '20', '10', '12.5',
 EPSILONS = [Fraction(percent) / 100 for percent in EPSILONS_PERCENT]
 EPSILON_FRACTIONS = [float(percent) / 100 for percent in EPSILONS_PERCENT]
 
-of_each_kind = pytest.mark.parametrize('kind', KINDS)
 of_2_and_3_classifiers = pytest.mark.parametrize('num_classifiers', [2, 3])
 
 
@@ -217,7 +216,7 @@ def test_evaluate_of_any_thresholds(answers):
 
 
 @of_2_and_3_classifiers
-@of_each_kind
+@pytest.mark.parametrize('kind', KINDS)
 def test_pareto_is_the_best_of_all_thresholds_on_few_images(
     kind, num_classifiers):
   exit_macs = EXIT_MACS[:num_classifiers]

@@ -1,6 +1,5 @@
 """cascade/figures.py: what is drawn, that it can be read, and the files."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -9,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from analysed_dumps import RUNS, analysed
+from analysed_dumps import analysed
 from cascade import figures, page
 from cascade.thresholds import METHODS
 
@@ -102,9 +101,13 @@ def test_accuracy_vs_macs(plain_input, plain_figures, metric):
     line = line_of(axes, method)
     np.testing.assert_array_equal(
         line.get_xdata(), [point.gmacs_per_image for point in points])
-    if method != 'risk':  # Which other images judge.
-      np.testing.assert_allclose(
-          line.get_ydata(), [100 * point.test_accuracy for point in points])
+    accuracies = np.array([point.test_accuracy for point in points])
+    if method == 'risk':  # Other images judge it: its drop is drawn.
+      by_drop = results[metric].classifier_accuracies[-1] - np.array(
+          [point.accuracy_drop for point in points])
+      assert metric == 'top5' or not np.allclose(accuracies, by_drop)
+      accuracies = by_drop
+    np.testing.assert_allclose(line.get_ydata(), 100 * accuracies)
   accuracies = 100 * np.array(results[metric].classifier_accuracies)
   oracle = results[metric].oracle
   gmacs = np.array(cost.exit_macs) / 1e9
@@ -117,23 +120,6 @@ def test_accuracy_vs_macs(plain_input, plain_figures, metric):
   for line in axes.lines:  # All of this is to be seen.
     low, high = np.transpose([axes.get_xlim(), axes.get_ylim()])
     assert ((line.get_xydata() > low) & (line.get_xydata() < high)).all()
-  assert [text.get_text() for text in axes.texts[:3]] == [
-      'clf0', 'clf1', 'clf2']
-  styles = [(line.get_marker(), line.get_linestyle()) for line in axes.lines]
-  assert len(set(styles)) == len(styles)  # For print in grey.
-
-
-def test_risk_is_drawn_by_its_drop(plain_input, plain_figures):
-  results = plain_input[0]['top1']
-  axes, = plain_figures['accuracy_vs_macs_top1'].axes
-  line, points = line_of(axes, 'risk'), results.points['risk']
-  np.testing.assert_allclose(line.get_ydata(), [
-      100 * (results.classifier_accuracies[-1] - point.accuracy_drop)
-      for point in points])
-  assert not np.allclose(
-      line.get_ydata(), [100 * point.test_accuracy for point in points])
-  # From one promise to the next there is nothing.
-  assert line.get_linestyle() == 'None'
 
 
 def test_bolukbasi_of_the_paper_at_top5_alone(plain_input, plain_figures):
@@ -158,32 +144,9 @@ def test_accuracy_vs_ms(tmp_path):
   assert list(of_time) == STEMS[:2] + [
       'accuracy_vs_ms_top1', 'accuracy_vs_ms_top5'] + STEMS[2:]
   axes, = of_time['accuracy_vs_ms_top5'].axes
-  assert 'ms' in axes.get_xlabel()
   for label, costs in (
       ('cst', [point.ms_per_image for point in results['top5'].points['cst']]),
       ('all at one', [20, 30, 40])):
     np.testing.assert_array_equal(line_of(axes, label).get_xdata(), costs)
   assert not any(line.get_label().startswith('Bolukbasi')
                  for line in axes.lines)
-
-
-@pytest.mark.parametrize('case', ['paper', 'four exits'])
-def test_nothing_is_clipped_or_hidden(tmp_path, plain_figures, case):
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  of_case = plain_figures if case == 'paper' else drawn(
-      *figures_input(tmp_path, **RUNS[case]))
-  for figure in of_case.values():
-    with figures._style():
-      canvas = FigureCanvasAgg(figure)
-      canvas.draw()
-      renderer = canvas.get_renderer()
-      # Without what is written beside points.
-      boxes = [axes.get_tightbbox(renderer, bbox_extra_artists=[])
-               for axes in figure.axes]
-    boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
-    # Panels with their labels, and the legend, keep apart.
-    for box, other in itertools.combinations(boxes, 2):
-      assert not box.overlaps(other)
-    pixels = np.asarray(canvas.buffer_rgba())
-    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
-      assert (edge == 255).all()

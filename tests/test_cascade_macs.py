@@ -83,14 +83,12 @@ def test_record_of_the_paper_network(tmp_path):
         option, str(tmp_path), classifier_ids, 1001).exit_macs == exit_macs
 
 
-@pytest.mark.parametrize('arguments', [
-    dict(size=101), dict(image_size=256), dict(num_classes=11)])
-def test_record_of_another_network(tmp_path, arguments):
-  write_record(tmp_path, **arguments)
+@pytest.mark.parametrize('size, image_size, num_classes', [
+    (101, 224, 1001), (50, 256, 1001), (50, 224, 11)])
+def test_record_of_another_network(tmp_path, size, image_size, num_classes):
+  write_record(tmp_path, size, image_size, num_classes)
   cost = macs.network_cost('exact', str(tmp_path), [0, 1, 2], None)
-  exits = macs_of_kernels(
-      arguments.get('size', 50), 2, arguments.get('image_size', 224),
-      arguments.get('num_classes', 1001))
+  exits = macs_of_kernels(size, 2, image_size, num_classes)
   assert not cost.is_paper_network
   assert cost.exit_macs == [
       exits[0][0] + exits[0][1], exits[1][0] + exits[0][1] + exits[1][1],
@@ -109,27 +107,12 @@ MINE = {
 
 
 @pytest.mark.parametrize('record, classifier_ids, exit_macs', [
-    (MINE, [0, 1, 2], [100, 250, 600]),
     (MINE, [0, 2], [100, 580]),
-    (MINE, [1, 2], [240, 590]),
     # In any order.
     ({**MINE, 'exits': MINE['exits'][::-1]}, [0, 1, 2], [100, 250, 600])])
 def test_file_by_hand(tmp_path, record, classifier_ids, exit_macs):
   path = tmp_path / 'mine.json'
   path.write_text(json.dumps(record))
-  for num_classes in (None, 11):
-    cost = macs.network_cost(
-        str(path), str(tmp_path), classifier_ids, num_classes)
-    assert cost == macs.NetworkCost(
-        'network of mine.json', str(path), exit_macs, 570, False)
-
-
-@pytest.mark.parametrize('change', [
-    {'exits': MINE['exits'][:2]}, {'num_classes': 12},
-    {'exits': MINE['exits'][:2] + [{**MINE['exits'][2], 'trunk_macs': 150}]}])
-def test_malformed_file(tmp_path, change):
-  path = tmp_path / 'mine.json'
-  path.write_text(json.dumps({**MINE, **change}))
-  message = refused(macs.network_cost, str(path), str(tmp_path), [0, 1, 2], 11)
-  assert message.startswith(f'{path}: ')
-  assert 'docs/file_formats.md' in message
+  assert macs.network_cost(
+      str(path), str(tmp_path), classifier_ids, 11) == macs.NetworkCost(
+          'network of mine.json', str(path), exit_macs, 570, False)

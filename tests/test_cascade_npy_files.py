@@ -24,12 +24,6 @@ ARRAYS = {
 SMALL = np.array([[.5, -2.75], [1e-3, 240]], np.float32)
 SMALL_BYTES = b'\x00\x00\x00?\x00\x000\xc0o\x12\x83:\x00\x00pC'
 FOREIGN_PICKLES = {
-    'Python 2 pickle, protocol 0': (
-        b"cnumpy.core.multiarray\n_reconstruct\np0\n(cnumpy\nndarray\np1\n(I0"
-        b"\ntp2\nS'b'\np3\ntp4\nRp5\n(I1\n(I2\nI2\ntp6\ncnumpy\ndtype\np7\n(S"
-        b"'f4'\np8\nI0\nI1\ntp9\nRp10\n(I3\nS'<'\np11\nNNNI-1\nI-1\nI0\ntp12\n"
-        b"bI00\nS'\\x00\\x00\\x00?\\x00\\x000\\xc0o\\x12\\x83:\\x00\\x00pC'\n"
-        b"p13\ntp14\nb."),
     'Python 2 pickle, protocol 2': (
         b'\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x00cnumpy\nndarray\n'
         b'q\x01K\x00\x85q\x02U\x01bq\x03\x87q\x04Rq\x05(K\x01K\x02K\x02\x86q'

@@ -93,7 +93,7 @@ def test_quality_table(tmp_path):
         abs=.0000501, nan_ok=True)
 
 
-@pytest.mark.parametrize('classifier_ids', [(0, 1, 2), (0, 2), (1, 2)])
+@pytest.mark.parametrize('classifier_ids', [(0, 1, 2), (1, 2)])
 def test_command_finds_its_row_and_weights(tmp_path, classifier_ids):
   folder = tmp_path / "it's <b> & more"
   folder.mkdir()

@@ -49,14 +49,6 @@ def test_least_promise():
     assert risk.log_binomial_tail(0, num_images, least - 1e-9) > log_delta
 
 
-def test_without_fitting_images():
-  """Of three validation images one calibrates, and none is left to fit."""
-  answers = predictions_of(np.random.RandomState(0), 1)
-  nobody = CascadePredictions([np.empty(0)] * 3, [np.empty(0, bool)] * 3, None)
-  fitted = Fitting(nobody, [50.], 2, COST, answers, .1).fit('risk')
-  assert fitted.thresholds.tolist() == [[np.inf, np.inf]]
-
-
 @pytest.mark.parametrize('loss', sorted(evaluation.LOSSES))
 def test_the_promise_is_kept_where_cst_breaks_it(loss):
   """200 draws of the data; what is true is seen on many more images."""

@@ -102,17 +102,6 @@ def test_all_rows_of_the_top5_files_are_checked_on_request(
   assert wrong in refused(top5.read_top5, opened(folder))
 
 
-def test_first_wrong_row_is_the_one_reported(folder, softmaxes):
-  remove(folder, '*top5*')
-  path = str(folder / 'clf0_train_3of3_all_probabilities.npy')
-  part = np.load(path)
-  part[[4, 20, 30], 3] = [5, np.nan, np.inf]
-  np.save(path, part)
-  for _ in range(5):  # Several threads.
-    message = refused(top5.read_top5, opened(folder))
-    assert 'clf0_train_3of3' in message and 'row 4 ' in message
-
-
 # ---- -cache ------------------------------------------------------------------
 
 

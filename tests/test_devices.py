@@ -6,7 +6,7 @@ import pytest
 
 import devices
 from refusals import refused
-from tf_compat import log, mirrored_strategy
+from tf_compat import log
 
 CPU = ['/cpu:0']
 
@@ -23,13 +23,10 @@ def warnings(monkeypatch):
     # Without --num_gpus: one GPU if there is one.
     (0, {}, 0, CPU),
     (4, {}, 1, ['/gpu:0']),
-    (0, dict(num_gpus=-1), 0, CPU),
     (2, dict(num_gpus=-1), 2, ['/gpu:0', '/gpu:1']),
     (2, dict(num_gpus=0), 0, CPU),
-    (4, dict(num_gpus=2), 2, ['/gpu:0', '/gpu:1']),
     # Replicas on the CPU, whatever GPUs there are.
     (4, dict(cpu_replicas=2), 0, ['/cpu:0', '/cpu:1']),
-    (4, dict(cpu_replicas=2, num_gpus=0), 0, ['/cpu:0', '/cpu:1']),
     # One replica needs no strategy.
     (4, dict(uses_strategy=False), 1, ['/gpu:0']),
 ])
@@ -40,10 +37,7 @@ def test_replicas(num_available, arguments, num_gpus, replicas):
 
 @pytest.mark.parametrize('batch_size, arguments, words', [
     (32, dict(num_gpus=5), ['--num_gpus 5', 'pass --num_gpus 4']),
-    (32, dict(num_gpus=3), ['--batch_size 32', 'try 33']),
     (6, dict(num_gpus=2, num_machines=2), ['--batch_size 6', 'try 8']),
-    (32, dict(num_gpus=2, uses_strategy=False),
-     ['--turn_off_distribution_strategy']),
 ])
 def test_what_four_gpus_cannot_do(batch_size, arguments, words):
   message = refused(devices.resolve, 4, batch_size, **arguments)
@@ -55,7 +49,6 @@ def test_what_four_gpus_cannot_do(batch_size, arguments, words):
     (1, {}, 'channels_first'),
     (1, dict(data_format='channels_last'), 'channels_last'),
     (0, dict(data_format='channels_first'), 'channels_last'),
-    (2, dict(data_format='channels_first', cpu_replicas=2), 'channels_last'),
 ])
 def test_data_format(warnings, num_available, arguments, data_format):
   resolved = devices.resolve(num_available, 32, **arguments)
@@ -70,7 +63,6 @@ def test_data_format(warnings, num_available, arguments, data_format):
     (dict(gpu_thread_mode='gpu_private'), 14, 10),
     (dict(gpu_thread_mode='gpu_private', inter_op_threads=3, input_threads=5),
      3, 5),
-    (dict(gpu_thread_mode='gpu_private', num_gpus=0), 0, None),
     (dict(gpu_thread_mode='gpu_shared'), 0, None),
 ])
 def test_threads(monkeypatch, arguments, inter, private):
@@ -78,28 +70,3 @@ def test_threads(monkeypatch, arguments, inter, private):
   resolved = devices.resolve(2, 32, **{'num_gpus': 2, **arguments})
   assert (resolved.inter_op_threads, resolved.input_threads) == (
       inter, private)
-
-
-def test_configurations():
-  resolved = devices.resolve(0, 6, cpu_replicas=3, inter_op_threads=5)
-  strategy = devices.strategy(resolved)
-  config = devices.run_config(resolved, 7, strategy)
-  assert config.train_distribute is config.eval_distribute is strategy
-  assert config.tf_random_seed == 7
-  assert config.session_config.inter_op_parallelism_threads == 5
-  assert config.session_config.allow_soft_placement
-  assert config.session_config.device_count == {'GPU': 0, 'CPU': 3}
-  assert (config.save_checkpoints_secs, config.save_checkpoints_steps) == (
-      600, None)
-  by_steps = devices.run_config(resolved, None, None, 1000)
-  assert (by_steps.save_checkpoints_secs, by_steps.save_checkpoints_steps) == (
-      None, 1000)
-  assert devices.strategy(devices.resolve(0, 6)) is None
-
-
-def test_strategy_over_cpus_can_reduce():
-  """NCCL has no kernel for CPUs, where the flag must do no harm."""
-  strategy = mirrored_strategy(['/cpu:0', '/cpu:1'], 'nccl')
-  operations = getattr(strategy, '_cross_tower_ops', None) or (
-      strategy.extended._cross_device_ops)
-  assert type(operations).__name__.startswith('ReductionToOneDevice')

@@ -14,7 +14,6 @@ import shared_dumps
 import dump_pass
 import dump_writer
 import imagenet_data
-import imagenet_input
 import numpy_resnet
 import rule_weights
 import shared_dataset
@@ -30,7 +29,6 @@ from tiny_checkpoints import write_checkpoint
 from shared_terminal import UserError
 
 SPLIT_SHARDS = {'train': [6, 5, 4, 0, 3], 'validation': [4, 6, 1]}
-NUM_IMAGES = {split: sum(sizes) for split, sizes in SPLIT_SHARDS.items()}
 BATCH_SIZE = 4  # Five batches of train, three of validation.
 CLASSIFIERS = [0, 2]
 NETWORK = Network(2, 18, IMAGE_SIZE, NUM_CLASSES, [
@@ -100,47 +98,6 @@ def whole(trained):
   """The folder of an undisturbed pass."""
   dump(trained, trained / 'whole')
   return trained / 'whole'
-
-
-# ---- A whole pass ------------------------------------------------------------
-
-def test_a_pass_gives_what_numpy_does_in_reading_order(
-    trained, tmp_path, capsys):
-  results = dump(trained, tmp_path / 'dumps')
-  printed = capsys.readouterr().out
-  assert list(results) == list(shared_dumps.SPLITS)
-  for split in make_job(trained, tmp_path).splits:
-    with tf.Graph().as_default(), tf.Session() as session:
-      images, labels = session.run(imagenet_input.evaluation_dataset(
-          split.paths, 100, image_size=IMAGE_SIZE, num_classes=NUM_CLASSES)
-                                   .make_one_shot_iterator().get_next())
-
-    def load(name):
-      return np.load(str(tmp_path / 'dumps' / name))
-
-    first = {'train': 0, 'validation': NUM_IMAGES['train']}[split.name]
-    order = tiny_records.reading_order(SPLIT_SHARDS[split.name])
-    assert load(shared_dumps.labels_file_name(split.name)).tolist() == [
-        1 + (first + i) % (NUM_CLASSES - 1) for i in order]
-    expected = numpy_resnet.softmaxes(VALUES, images, 18, 2)
-    for k in CLASSIFIERS:
-      softmaxes = np.concatenate([load(name) for name in (
-          shared_dumps.probabilities_file_names(k, split.name))])
-      # Rounding; the rows themselves differ by more than 1e-3.
-      np.testing.assert_allclose(softmaxes, expected[k], atol=1e-5)
-      best = np.argsort(-softmaxes, axis=1, kind='mergesort')[:, :5]
-      assert (load(shared_dumps.top5_classes_file_name(
-          k, split.name)) == best).all()
-      assert (load(shared_dumps.top5_probabilities_file_name(
-          k, split.name)) == np.take_along_axis(softmaxes, best, 1)).all()
-      top1 = (best[:, 0] == labels).mean()
-      top5 = (best == labels[:, np.newaxis]).any(axis=1).mean()
-      assert results[split.name][f'clf{k}'] == (top1, top5)
-      assert (f'clf{k} {split.name}: top-1 {top1:.4f}, top-5 {top5:.4f} of '
-              f'{len(labels)} images\n') in printed
-  assert recorded(tmp_path / 'dumps') == dict.fromkeys(
-      CLASSIFIERS, str(trained / 'first' / 'model.ckpt'))
-  assert len(contents(tmp_path / 'dumps')) == 2 * 1 + 2 * (3 + 5)
 
 
 # ---- Interrupted -------------------------------------------------------------

@@ -3,7 +3,6 @@
 import io
 import struct
 import warnings
-import zlib
 
 import numpy as np
 from PIL import Image
@@ -72,22 +71,6 @@ def test_plain_jpegs_pass_unchanged(decode_jpeg, kind):
 # What is encoded anew.
 
 
-def png_chunk(name, content):
-  return (struct.pack('>I', len(content)) + name + content
-          + struct.pack('>I', zlib.crc32(name + content)))
-
-
-def png_of_16_bits(colour_type):
-  """A PNG of 3 x 1 pixels, each with a value in all channels."""
-  channels = {0: 1, 2: 3}[colour_type]
-  values = [value for value in (0, 0x80ff, 0xffff) for _ in range(channels)]
-  row = b'\0' + struct.pack(f'>{len(values)}H', *values)
-  return (b'\x89PNG\r\n\x1a\n'
-          + png_chunk(b'IHDR', struct.pack(
-              '>IIBBBBB', 3, 1, 16, colour_type, 0, 0, 0))
-          + png_chunk(b'IDAT', zlib.compress(row)) + png_chunk(b'IEND', b''))
-
-
 def check_encoded(data, expected, decode_jpeg):
   """`expected`: uint8 [height, width, 3]."""
   with warnings.catch_warnings():
@@ -116,45 +99,25 @@ def test_other_images_become_rgb_jpegs(decode_jpeg, mode, file_format):
   check_encoded(data, np.asarray(smooth.convert('RGB'), np.int32), decode_jpeg)
 
 
-@pytest.mark.parametrize('colour_type', [0, 2])
-def test_png_of_16_bits_keeps_its_greys(decode_jpeg, colour_type):
+def test_png_of_16_bits_keeps_its_greys(decode_jpeg):
+  image = Image.fromarray(np.array([[0, 0x80ff, 0xffff]], np.uint16))
   expected = np.array([0, 0x80, 0xff]).reshape(1, 3, 1).repeat(3, axis=2)
-  check_encoded(png_of_16_bits(colour_type), expected, decode_jpeg)
+  check_encoded(save(image, 'PNG'), expected, decode_jpeg)
 
 
-def black_icon(mode):
-  """Of 8 x 8 pixels: black, half of it transparent, and its alpha (0 or 1)."""
-  image = Image.new('RGBA', (8, 8), (0, 0, 0, 0))
-  image.putalpha(two_halves(0, 255))
-  return image.convert(mode)
-
-
-def two_halves(left, right, mode=None):
-  return Image.fromarray(np.repeat([[left, right]], 4, axis=1).repeat(
-      8, axis=0).astype(np.uint8), mode)
-
-
-def palette_icon(transparency):
-  image = two_halves(0, 1, 'P')
-  image.putpalette([200, 100, 50, 0, 0, 0])
-  return save(image, 'PNG', transparency=transparency)
-
-
-def grey_icon(mode):
-  white = 1 if mode == '1' else 255 if mode == 'L' else (255, 255, 255)
-  return save(two_halves(255, 0).convert(mode), 'PNG', transparency=white)
-
-
-@pytest.mark.parametrize('data', [
-    save(black_icon('RGBA'), 'PNG'), save(black_icon('LA'), 'PNG'),
-    save(black_icon('RGBA'), 'WEBP', lossless=True), palette_icon(0),
-    palette_icon(b'\x00\xff'), grey_icon('1'), grey_icon('L'),
-    grey_icon('RGB')], ids=[
-        'RGBA', 'LA', 'WebP', 'palette', 'palette alpha', 'bits', 'grey',
-        'colour key'])
-def test_transparency_is_white(decode_jpeg, data):
-  expected = np.repeat([255, 0], 4).reshape(1, 8, 1) * np.ones((8, 1, 3), int)
-  check_encoded(data, expected, decode_jpeg)
+def test_transparency_is_white(decode_jpeg):
+  """By an alpha channel, of a colour in a palette, of a grey level."""
+  halves = np.repeat([[0, 255]], 4, axis=1).repeat(8, axis=0).astype(np.uint8)
+  black = Image.new('RGBA', (8, 8), (0, 0, 0, 0))
+  black.putalpha(Image.fromarray(halves))
+  palette = Image.fromarray(halves // 255, 'P')
+  palette.putpalette([200, 100, 50, 0, 0, 0])
+  grey = Image.fromarray(255 - halves)
+  expected = np.repeat(255 - halves[:, :, np.newaxis], 3, axis=2).astype(int)
+  for image, options in ((black, {}), (black.convert('LA'), {}),
+                         (palette, {'transparency': 0}),
+                         (grey, {'transparency': 255})):
+    check_encoded(save(image, 'PNG', **options), expected, decode_jpeg)
 
 
 def test_half_transparent_colours_are_mixed_with_white(decode_jpeg):
@@ -175,8 +138,8 @@ def check_refused(data, word=''):
 
 
 @pytest.mark.parametrize('data', [
-    b'', b'not an image', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
-    b'\xff\xd8', b'\xff\xd8\xff\xd9', b'\0' * 999], ids=len)
+    b'', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', b'\xff\xd8',
+    b'\xff\xd8\xff\xd9'], ids=len)
 def test_files_that_are_no_images(data):
   check_refused(data)
 
@@ -194,22 +157,12 @@ def test_every_truncation_is_noticed(mode, options):
     check_refused(data[:length])
 
 
-def test_damage_amid_a_png():
-  data = bytearray(save(noise(), 'PNG'))
-  for position in range(8, len(data) - 12, 97):  # Not the end mark.
-    damaged = bytearray(data)
-    damaged[position] ^= 0x10
-    check_refused(bytes(damaged))
-
-
 @pytest.mark.parametrize('size, word', [
     ((65501, 1), 'too large'), ((20000, 6711), 'too large'),
     # Evaluation would resize it to 256 x 15,360,000 pixels.
     ((60000, 1), '60,000 x 1'), ((201, 2), '201 x 2')])
 def test_sizes_that_are_refused(size, word):
-  check_refused(b'\x89PNG\r\n\x1a\n' + png_chunk(b'IHDR', struct.pack(
-      '>IIBBBBB', *size, 1, 0, 0, 0, 0)) + png_chunk(b'IDAT', b'') +
-                png_chunk(b'IEND', b''), word)
+  check_refused(save(Image.new('1', size), 'PNG'), word)
   assert image_files.prepare_image(save(noise(size=(200, 2))))[1:] == (
       200, 2, False)
 

@@ -26,14 +26,6 @@ def index(tmp_path):
                                   ImageFile(b'empty', 0, 0, 8)], [2, 1])])
 
 
-def test_reading(index):
-  with OpenedFiles() as opened_files:
-    # Twice: from the opened archive, too.
-    for _ in range(2):
-      assert [opened_files.read(index[i]) for i in range(4)] == [
-          b'one', b'three', b'twelve', b'']
-
-
 def test_more_archives_than_may_be_open(tmp_path, monkeypatch):
   monkeypatch.setattr(image_index, '_MAX_OPENED', 2)
   for i in range(5):

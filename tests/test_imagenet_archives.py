@@ -1,11 +1,12 @@
 """ImageNet's images: archives and folders, the same index from all of them."""
 
+import functools
 import hashlib
 import io
 import os
 import shutil
 import tarfile
-import typing
+import types
 
 import numpy as np
 import pytest
@@ -14,9 +15,8 @@ import image_folder
 import imagenet_archives
 from image_index import OpenedFiles
 from refusals import refused
-from shared_terminal import UserError
 from tiny_archives import (  # pylint: disable=unused-import
-    SYNSETS, Dataset, check_error, dataset, encode, tar_bytes)
+    SYNSETS, Dataset, check_error, dataset, tar_bytes)
 
 
 class Sources(Dataset):
@@ -102,42 +102,6 @@ def test_folders_are_indexed_as_the_archives(sources, train, validation):
     assert all(os.path.exists(path) for path in index.containers)
 
 
-def test_synsets_sort_before_names(sources):
-  # 'a.tar' sorts before 'a-b.tar' as a synset and behind it as a file name.
-  sources.write('train.tar', tar_bytes([
-      (synset + '.tar', tar_bytes([(synset + '_1.JPEG', encode(1))]))
-      for synset in ('a-b', 'a')]))
-  sources.labels = ['a'] * 5
-  sources.write('labels.txt', b'a\n' * 5)
-  train, _ = sources.index()
-  assert train.classes == ['a', 'a-b']
-  assert [image.name for image in train] == [
-      'a.tar/a_1.JPEG', 'a-b.tar/a-b_1.JPEG']
-
-
-def test_other_files_in_folders(capsys, sources):
-  train = sources.train_tree()
-  sources.write_tree(train, [
-      ('README.txt', b'text'), (SYNSETS[0] + '/.DS_Store', b'hidden')])
-  found, _ = sources.index(train)
-  assert len(found) == 11
-  assert capsys.readouterr().err.endswith(sources.path(train, 'README.txt\n'))
-
-
-# What is refused.
-
-
-def test_folders_that_are_half_sorted(sources):
-  # Of no class; or of one that is there as a tar, too.
-  validation = sources.validation_tree_by_synset()
-  sources.write_tree(validation, [('stray.JPEG', encode(0))])
-  sources.check_refused(sources.path(validation, 'stray.JPEG'),
-                        validation=validation)
-  train = sources.train_tree()
-  sources.write_tree(train, [('n00000003.tar', tar_bytes([]))])
-  sources.check_refused('tars and folders', train=train)
-
-
 @pytest.mark.parametrize('content', [
     b'n2 two words\nn1 one\n', b'\xef\xbb\xbfn2\ttwo words\r\n\r\nn1  one',
     b'\n n2 \t two words \n\t\nn1 one\n\n'], ids=len)
@@ -149,15 +113,6 @@ def test_lists_as_people_have_them(sources, content):
       'n1': 'one', 'n2': 'two words'}
   assert [line.split()[0] for line in image_folder.read_lines(path)] == [
       'n2', 'n1']
-
-
-@pytest.mark.parametrize('tree', ['tree_of_tars', 'train_tree'])
-def test_synsets_without_images(sources, tree):
-  sources.train[SYNSETS[1]] = []
-  if tree == 'train_tree':
-    os.makedirs(sources.path('train', SYNSETS[1]))
-  sources.check_refused(SYNSETS[1], 'holds no',
-                        train=getattr(sources, tree)())
 
 
 def test_unknown_synsets_of_validation(sources):
@@ -175,27 +130,6 @@ def test_labels_and_images_differ_in_number(sources):
   for validation in ('val.tar', sources.validation_tree()):
     sources.check_refused('has 5 labels', validation, 'holds 4 images',
                           validation=validation)
-
-
-@pytest.mark.parametrize('seed', range(6))
-def test_damaged_archives_give_the_same_index_or_a_line(sources, seed):
-  random = np.random.RandomState(seed)
-  expected = [list(index) for index in sources.index()]
-  name = ('train.tar', 'val.tar')[seed % 2]
-  with open(sources.path(name), 'rb') as archive:
-    content = bytearray(archive.read())
-  if seed % 3:
-    for _ in range(random.randint(1, 4)):
-      # The last record is zeros.
-      content[random.randint(len(content) - 9000)] = random.randint(256)
-  else:
-    del content[random.randint(len(content) - 9000):]
-  sources.write(name, bytes(content))
-  try:
-    assert [list(index) for index in sources.index()] == expected
-  except UserError as refusal:
-    assert '\n' not in str(refusal)
-    assert name in str(refusal)
 
 
 # Tars.
@@ -218,13 +152,12 @@ def list_tar(tmp_path, content, before=b''):
       str(path), len(before), len(before) + len(content), 'TAR')
 
 
-@pytest.mark.parametrize('before', [b'', b'x' * 512])
 @pytest.mark.parametrize('tar_format', [
     tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize('name', ['a.JPEG', 'long/' * 19 + 'b.JPEG',
                                   'z' * 90 + '/' + 'y' * 90])
-def test_tars_are_read_in_place(tmp_path, tar_format, name, before):
-  content = tar_of(tar_format, name)
+def test_tars_are_read_in_place(tmp_path, tar_format, name):
+  content, before = tar_of(tar_format, name), b'x' * 512
   image, = list_tar(tmp_path, content, before)
   assert image.name == name.encode()
   assert (before + content)[image.offset:][:image.size] == b'data'
@@ -243,26 +176,18 @@ def test_tars_that_are_cut_short(tmp_path, content):
 # Whether it is the whole of ILSVRC2012.
 
 
-class Counted(typing.NamedTuple):
-  """Stands for an `ImageIndex`."""
-  classes: list
-  counts: np.ndarray
-
-  def class_counts(self):
-    return self.counts
-
-
 @pytest.mark.parametrize('split, changes, words', [
-    ('train', {}, None),
-    ('train', {0: -1}, '1,281,167 train images, but here are 1,281,166'),
-    ('train', {999: -600, 0: 600}, 'n01440764 has 1,882'),
+    ('train', {}, None), ('train', {0: -1}, '1,281,166'),
     ('validation', {5: -1, 7: 1}, 'has 49')])
 def test_images_missing_from_imagenet(split, changes, words):
   synsets = sorted(imagenet_archives.imagenet_class_names())
-  images = {'train': Counted(synsets, np.repeat([1282, 1281], [167, 833])),
-            'validation': Counted(synsets, np.repeat(50, 1000))}
+  counts = {'train': np.repeat([1282, 1281], [167, 833]),
+            'validation': np.repeat(50, 1000)}
   for class_index, change in changes.items():
-    images[split].counts[class_index] += change
+    counts[split][class_index] += change
+  images = {name: types.SimpleNamespace(  # Stands for an `ImageIndex`.
+      classes=synsets, class_counts=functools.partial(counts.get, name))
+            for name in counts}
   if words is None:
     imagenet_archives.check_counts(images)
   else:
@@ -282,15 +207,13 @@ def test_published_checksums(capsys, dataset, monkeypatch):
   for name, flag, published_name in (
       ('train.tar', '--train_archive', 'ILSVRC2012_img_train.tar'),
       ('val.tar', '--validation_archive', 'ILSVRC2012_img_val.tar')):
-    assert published_name in imagenet_archives._MD5_BY_FILE_NAME
     path = dataset.path(published_name)
     shutil.copy(dataset.path(name), path)
     with open(path, 'rb') as archive:
       checksums[published_name] = hashlib.md5(archive.read()).hexdigest()
     arguments += [flag, path]
+  assert set(imagenet_archives._MD5_BY_FILE_NAME) == set(checksums)
   monkeypatch.setattr(imagenet_archives, '_MD5_BY_FILE_NAME', checksums)
-  check_error(capsys, dataset, 'no checksum is known', 'train.tar',
-              arguments=['--check_md5'])
   with open(path, 'r+b') as archive:
     archive.seek(700)  # In the data of a file.
     archive.write(b'?')
@@ -298,5 +221,3 @@ def test_published_checksums(capsys, dataset, monkeypatch):
               arguments=arguments)
   shutil.copy(dataset.path('val.tar'), path)
   dataset.build(*arguments)
-  assert '--check_md5' in refused(
-      imagenet_archives.check_md5, [dataset.folder])

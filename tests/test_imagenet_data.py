@@ -2,7 +2,6 @@
 
 import json
 import os
-import struct
 
 import pytest
 
@@ -11,7 +10,7 @@ from tf_compat import tf
 import tiny_records
 from imagenet_data import (
     count_records, count_split, find_shards, record_frames)
-from shared_dataset import DatasetInfo, check_same_classes, read_dataset
+from shared_dataset import DatasetInfo, read_dataset
 from refusals import refused
 
 
@@ -24,10 +23,8 @@ def touch(folder, *names):
 # ---- dataset.json ------------------------------------------------------------
 
 def test_without_dataset_json_it_is_imagenet(tmpdir):
-  info = read_dataset(str(tmpdir))
-  assert info == DatasetInfo(1001, {'train': 1281167, 'validation': 50000})
-  info.num_images['train'] = 7  # Is the caller's own.
-  assert read_dataset(str(tmpdir)).num_images['train'] == 1281167
+  assert read_dataset(str(tmpdir)) == DatasetInfo(
+      1001, {'train': 1281167, 'validation': 50000})
 
 
 def test_dataset_json_has_its_say(tmpdir):
@@ -43,23 +40,13 @@ def test_dataset_json_has_its_say(tmpdir):
 
 
 @pytest.mark.parametrize('content', [
-    '', '[]', '{"num_classes": 11, "num_images": {"train": 4}}',
-    '{"num_classes": "ten", "num_images": {"train": 4, "validation": 4}}',
+    '', '{"num_classes": 11, "num_images": {"train": 4}}',
     '{"num_classes": 3, "num_images": {"train": 4, "validation": 4}, '
     '"class_names": ["a"]}'])
 def test_dataset_json_of_another_content_is_named(tmpdir, content):
   tmpdir.join('dataset.json').write(content)
   assert refused(read_dataset, str(tmpdir)).startswith(
       f'{tmpdir}/dataset.json: ')
-
-
-def test_other_class_names():
-  check_same_classes(['cat', 'dog'], 'a', ['cat', 'dog'], 'b')
-  check_same_classes(None, 'a', ['cat', 'dog'], 'b')
-  for other, words in ((['cat', 'bird'], "class 2 is 'dog', and 'bird'"),
-                       (['cat'], "class 2 is 'dog', and 'none'")):
-    assert words in refused(
-        check_same_classes, ['cat', 'dog'], 'a', other, 'b')
 
 
 # ---- Finding shards ----------------------------------------------------------
@@ -81,8 +68,7 @@ def test_shards_are_found_in_name_order(tmpdir, subfolder):
 @pytest.mark.parametrize('names, named', [
     (None, '{0}'), (['validation-00000-of-00001'], '--data_dir {0}'),
     ([SHARDS[0], SHARDS[2]], '{0}/train-00001-of-00003'),
-    (SHARDS + ['train-00000-of-00002'], '{0}/train-0000'),
-    (SHARDS + ['train-00003-of-00003'], '{0}/train-00003-of-00003')])
+    (SHARDS + ['train-00000-of-00002'], '{0}/train-0000')])
 def test_incomplete_sets_of_shards(tmpdir, names, named):
   folder = str(tmpdir.join('data'))
   if names:
@@ -93,12 +79,8 @@ def test_incomplete_sets_of_shards(tmpdir, names, named):
 
 # ---- Counting records --------------------------------------------------------
 
-def record_sizes(num_records, seed=0):
-  return [1 + (7919 * (i + seed)) % 301 for i in range(num_records)]
-
-
 def write_random_shards(folder, images_per_shard):
-  records = [b'r' * size for size in record_sizes(sum(images_per_shard))]
+  records = [b'r' * (1 + 7919 * i % 301) for i in range(sum(images_per_shard))]
   return tiny_records.write_shards(
       str(folder), 'train', records, images_per_shard)
 
@@ -113,22 +95,17 @@ def test_counts_are_those_of_tensorflow(tmpdir):
 
 def test_a_damaged_shard_is_named_with_its_position(tmpdir):
   paths = write_random_shards(tmpdir, [3, 5, 4])
-  third, length = list(record_frames(paths[1]))[2]
+  third, _ = list(record_frames(paths[1]))[2]
   with open(paths[1], 'rb') as shard:
     content = shard.read()
   for damaged in (
       content[:third + 5],   # Cut in a header.
       content[:third + 20],  # Cut in the data.
-      content[:third] + struct.pack('<Q', 2**64 - 1) + content[third + 8:],
       content[:third] + bytes(len(content) - third)):  # Filled up with zeros.
     with open(paths[1], 'wb') as shard:
       shard.write(damaged)
     message = refused(count_records, paths)
     assert paths[1] in message and f'byte {third:,} ' in message
-  with open(paths[1], 'wb') as shard:  # Noticed at the end alone.
-    shard.write(content[:third] + struct.pack('<Q', length ^ 8) +
-                content[third + 8:])
-  assert paths[1] in refused(count_records, paths)
 
 
 # ---- A whole split -----------------------------------------------------------
@@ -155,9 +132,7 @@ def test_another_count_than_imagenets_is_said(tmpdir, capsys):
   paths = make_split(tmpdir, [3, 4])
   assert count_split(str(tmpdir), 'train', info(1281167)) == (
       paths, [3, 4])
-  assert capsys.readouterr().err == (
-      '{}: 7 records where ImageNet has 1,281,167 images\n'.format(
-          tmpdir.join('train')))
+  assert f"{tmpdir.join('train')}: 7 records" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('missing', ['image/encoded', 'image/class/label'])

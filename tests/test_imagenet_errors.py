@@ -1,6 +1,5 @@
 """Imagenet/imagenet_errors.py: what the user is told, on both stacks."""
 
-import errno
 import io
 import os
 
@@ -41,16 +40,12 @@ class Data:
         [replaced[i] if i in replaced else record(split, i)
          for i in range(sum(LAYOUT[split]))], LAYOUT[split])
 
-  def read(self, is_training=False, split=None):
+  def read(self, is_training=False):
     """Reads a split to its end: the run that errors are explained in."""
     with tf.Graph().as_default(), tf.Session() as session:
-      if split:
-        dataset = imagenet_input.evaluation_dataset(
-            self.shards[split], 4, image_size=IMAGE_SIZE, num_classes=11)
-      else:
-        dataset = imagenet_input.input_fn(
-            is_training, self.folder, 4, image_size=IMAGE_SIZE, num_classes=11)
-      iterator = dataset.make_initializable_iterator()
+      iterator = imagenet_input.input_fn(
+          is_training, self.folder, 4, image_size=IMAGE_SIZE,
+          num_classes=11).make_initializable_iterator()
       batch = iterator.get_next()
       session.run(iterator.initializer)
       while True:
@@ -59,15 +54,13 @@ class Data:
         except tf.errors.OutOfRangeError:
           return
 
-  def message(self, is_training=False, split=None):
+  def message(self, is_training=False):
     """What the user is told of an error in reading: one line."""
     with pytest.raises(UserError) as raised:
-      with explain_read_error(
-          {split: self.shards[split]} if split else self.shards):
-        self.read(is_training, split)
+      with explain_read_error(self.shards):
+        self.read(is_training)
     message = str(raised.value)
     assert '\n' not in message and len(message) < 400
-    assert 'Graph execution error' not in message
     return message
 
 
@@ -78,13 +71,11 @@ def data(tmpdir):
 
 # ---- Corrupt records ---------------------------------------------------------
 
-@pytest.mark.parametrize('part', ['header', 'data'])
-def test_a_corrupt_byte_is_named(data, part):
+def test_a_corrupt_byte_is_named(data):
   path = data.shards['validation'][2]
   offset, length = list(record_frames(path))[3]
   with open(path, 'r+b') as stream:
-    # The length stays; its checksum or the data no longer fit.
-    stream.seek(offset + (9 if part == 'header' else 12 + length // 2))
+    stream.seek(offset + 12 + length // 2)
     byte = stream.read(1)
     stream.seek(-1, os.SEEK_CUR)
     stream.write(bytes([ord(byte) ^ 4]))
@@ -95,32 +86,21 @@ def test_a_corrupt_byte_is_named(data, part):
 
 # ---- Images that cannot be decoded -------------------------------------------
 
-JPEG = tiny_records.draw_jpeg(0)
-
-
-def image_file(kind):
-  stream = io.BytesIO()
-  Image.new('RGB', (40, 30)).save(stream, kind)
-  return stream.getvalue()
-
-
-@pytest.mark.parametrize('encoded', [JPEG[:len(JPEG) // 2], JPEG[:-2]],
-                         ids=['half', 'no end'])
-@pytest.mark.parametrize('split', ['validation', 'train'])
-def test_an_image_that_cannot_be_decoded(data, encoded, split):
-  data.write(split, {3: record(split, 3, encoded)})
-  message = data.message(split=split)
-  assert f'a {split} image cannot be decoded (' in message
+def test_an_image_that_cannot_be_decoded(data):
+  data.write('validation', {
+      3: record('validation', 3, tiny_records.draw_jpeg(0)[:-2])})
+  message = data.message()
+  assert 'image cannot be decoded (' in message
   assert f'verify_records.py {data.folder} --verify full' in message
 
 
-@pytest.mark.parametrize('encoded', [
-    b'', image_file('PNG'), image_file('BMP')], ids=['none', 'PNG', 'BMP'])
 @pytest.mark.parametrize('is_training', [True, False])
-def test_an_image_that_is_not_a_jpeg_is_named(data, encoded, is_training):
+def test_an_image_that_is_not_a_jpeg_is_named(data, is_training):
   """Evaluation read some of these, and training did not."""
+  png = io.BytesIO()
+  Image.new('RGB', (40, 30)).save(png, 'PNG')
   split = 'train' if is_training else 'validation'
-  data.write(split, {5: record(split, 5, encoded)})
+  data.write(split, {5: record(split, 5, png.getvalue())})
   message = data.message(is_training)
   assert f'image {split}_5.JPEG' in message and 'not a JPEG' in message
 
@@ -171,33 +151,13 @@ def test_a_full_disk_as_tensorflow_tells_it(data):
 
 @pytest.mark.parametrize('error', [
     KeyboardInterrupt(), UserError('said already'),
-    FileNotFoundError(errno.ENOENT, 'No such file or directory', 'a.npy'),
-    tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor'),
-    tf.errors.InvalidArgumentError(None, None, 'Incompatible shapes: [4] [5]'),
-    tf.errors.DataLossError(None, None, 'Unable to open table file')],
+    tf.errors.InvalidArgumentError(None, None, 'Incompatible shapes: [4] [5]')],
                          ids=lambda error: type(error).__name__)
 def test_other_errors_pass_unchanged(error):
   with pytest.raises(type(error)) as raised:
     with explain_read_error({'train': ['/data/train-00000-of-00001']}):
       raise error
   assert raised.value is error
-
-
-def test_an_error_of_the_model_passes(data):
-  """Its message names the input, as the node that the failed one reads."""
-  with tf.Graph().as_default(), tf.Session() as session:
-    iterator = imagenet_input.input_fn(
-        False, data.folder, 4, image_size=IMAGE_SIZE,
-        num_classes=11).make_initializable_iterator()
-    images, _ = iterator.get_next()
-    session.run(iterator.initializer)
-    logits = tf.reduce_mean(images, axis=[1, 2])
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=tf.constant([1, 2, 7]), logits=logits[:3])
-    # 7 is beyond three classes.
-    with pytest.raises(tf.errors.InvalidArgumentError, match='label'):
-      with explain_read_error(data.shards):
-        session.run(loss)
 
 
 def test_a_loss_that_is_not_a_number():

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -131,12 +130,11 @@ def test_wrong_flags(folder, wrong):
       'output_softmax')
 
 
-@pytest.mark.parametrize('arguments', [['--resnet_size', '51'], ['stray']])
-def test_errors_are_one_line(folder, arguments):
-  finished = command_line.command(*step3(2, *arguments), cwd=str(folder))
+def test_errors_are_one_line(folder):
+  finished = command_line.command(*step3(2, 'stray'), cwd=str(folder))
   assert finished.returncode == 1
   assert len(finished.stderr.splitlines()) == 1, finished.stderr
-  assert arguments[0].lstrip('-') in finished.stderr
+  assert 'stray' in finished.stderr
 
 
 @pytest.mark.skipif(IS_TF1, reason='tf2 only')
@@ -155,14 +153,6 @@ def test_dumps_of_other_records_in_the_folder(folder):
   message = refused(*step3(0, '-dd', 'other'))
   assert '--softmax_dir output_softmax' in message
   # Before the training, not after it.
-  assert not os.path.exists('checkpoints/clf0')
-
-
-def test_disk_too_full(folder, monkeypatch):
-  usage = shutil.disk_usage(str(folder))
-  monkeypatch.setattr(shutil, 'disk_usage',
-                      lambda path: usage._replace(free=100))
-  assert 'free' in refused(*step3(0))
   assert not os.path.exists('checkpoints/clf0')
 
 

@@ -42,14 +42,13 @@ def evaluate(jpegs, height, width=None):
     return [session.run([image, decoded], {encoded: jpeg}) for jpeg in jpegs]
 
 
-def train(jpeg, image_size, num_draws, boxes=(), seed=1):
+def train(jpeg, image_size, num_draws):
   """float32 [num_draws, image_size, image_size, 3], preprocessed to train."""
   with tf.Graph().as_default(), tf.Session() as session:
-    tf.set_random_seed(seed)
+    tf.set_random_seed(1)
     image = imagenet_preprocessing.preprocess_image(
-        tf.constant(jpeg), tf.reshape(tf.constant(boxes, tf.float32),
-                                      [1, len(boxes), 4]),
-        image_size, image_size, 3, is_training=True)
+        tf.constant(jpeg), tf.zeros([1, 0, 4]), image_size, image_size, 3,
+        is_training=True)
     assert image.shape.as_list() == [image_size, image_size, 3]
     return np.stack([session.run(image) for _ in range(num_draws)])
 
@@ -61,7 +60,7 @@ def train(jpeg, image_size, num_draws, boxes=(), seed=1):
 NUM_KINDS = 2 * len(tiny_records.SIZES)
 
 
-@pytest.mark.parametrize('image_size', [224, 64, 32])
+@pytest.mark.parametrize('image_size', [224, 32])
 def test_evaluation_is_that_of_the_reference(image_size):
   jpegs = [tiny_records.draw_jpeg(number) for number in range(NUM_KINDS)]
   for number, (image, decoded) in enumerate(evaluate(jpegs, image_size)):
@@ -153,44 +152,10 @@ def test_crops_are_legal_and_of_all_kinds():
   assert 0.42 < mirrored.mean() < 0.58  # Three standard deviations.
 
 
-def test_the_whole_image_where_no_legal_crop_is_large_enough():
-  # A tenth of 9 x 200 pixels does not fit into 9 x 12, the largest crop of
-  # legal shape.
-  images = train(coordinate_jpeg(9, 200), 64, num_draws=12)
-  for top, height, left, width, _ in read_windows(images).T:
-    assert abs(left) < 2 and abs(width - 200) < 1
-    assert abs(top) < 1 and abs(height - 9) < 2
-
-
-# (y_min, x_min, y_max, x_max): at the lower left of the image.
-LOW_LEFT_BOX = (0.8, 0., 1., 0.15)
-
-
-def overlap(window, box):
-  """The part of a box of a 160 x 240 image that is in a window."""
-  top, height, left, width, _ = window
-  y_min, x_min, y_max, x_max = np.array(box) * [160, 240, 160, 240]
-  shared_height = min(top + height, y_max) - max(top, y_min)
-  shared_width = min(left + width, x_max) - max(left, x_min)
-  return (max(shared_height, 0) * max(shared_width, 0) /
-          ((y_max - y_min) * (x_max - x_min)))
-
-
-def test_crops_hold_a_tenth_of_a_box():
-  drawn = read_windows(train(
-      coordinate_jpeg(160, 240), 64, num_draws=100, boxes=[LOW_LEFT_BOX])).T
-  overlaps = [overlap(window, LOW_LEFT_BOX) for window in drawn]
-  assert min(overlaps) > 0.05  # A tenth, as it is read off.
-  assert min(overlaps) < 0.5
-  areas = drawn[:, 1] * drawn[:, 3] / (160 * 240)
-  assert 0.045 < areas.min() < 0.1  # Not held to a tenth of the image.
-
-
-@pytest.mark.parametrize('image_size', [224, 32])
-def test_training_of_every_kind_of_jpeg(image_size):
+def test_training_of_every_kind_of_jpeg():
   for number in range(NUM_KINDS):
-    image, = train(tiny_records.draw_jpeg(number), image_size, num_draws=1)
-    assert image.shape == (image_size, image_size, 3)
+    image, = train(tiny_records.draw_jpeg(number), 32, num_draws=1)
+    assert image.shape == (32, 32, 3)
     assert image.dtype == np.float32
     grey_levels = image + MEANS
     assert grey_levels.min() > -1e-3 and grey_levels.max() < 255.001

@@ -12,7 +12,7 @@ import numpy_resnet
 import small_world
 from dump_folders import classifier_file_names
 from small_network import TRUNK
-from tiny_checkpoints import read_checkpoint, write_checkpoint
+from tiny_checkpoints import read_checkpoint
 
 NUM_STEPS = 2
 
@@ -125,19 +125,3 @@ def test_one_pass_equals_one_by_one(world, one_pass):
   assert records[0] == records[1]
   assert [entry['classifier_id'] for entry in records[0]['exits']] == [0, 1, 2]
   assert records[0]['class_names'] == [f'class {i}' for i in range(1, 11)]
-
-
-def test_heads_of_several_folders(world, one_pass, tmp_path):
-  """Trained by commands of their own, then dumped with the shared trunk."""
-  folder = world.folder
-  heads = read_checkpoint(folder / 'heads' / f'model.ckpt-{NUM_STEPS}')
-  for k in (0, 1):
-    write_checkpoint(tmp_path / f'clf{k}', {
-        name: value for name, value in heads.items()
-        if f'cascaded{1 - k}_' not in name}, NUM_STEPS)
-  results = world.run(
-      '--eval_only', '--classifier_id', '0,1,2', '-md', tmp_path / 'new',
-      '--head_model_dirs', f'{tmp_path}/clf0,{tmp_path}/clf1',
-      '--softmax_dir', tmp_path / 'dumps')
-  assert_same(arrays(tmp_path / 'dumps'), arrays(folder / 'all'))
-  assert results['validation'] == one_pass['validation']

@@ -67,8 +67,6 @@ def test_published_commands(home):
     assert set(labels.tolist()) == set(range(1, 11))
   dataset = json.loads(after[os.path.join('tf_records', 'dataset.json')]
                        .decode())
-  assert dataset['num_classes'] == 11
-  assert dataset['num_images'] == {'train': 30, 'validation': 20}
   assert dataset['class_names'] == list(make_demo_dataset.SHAPE_NAMES)
 
 
@@ -101,26 +99,3 @@ def test_unpacked_archives_give_the_same_records(home):
   assert found.pop('.build/settings.json') != expected.pop(
       '.build/settings.json')
   assert found == expected
-
-
-def test_errors_of_the_builder_pass_through(home):
-  os.remove(str(home / 'synset_labels.txt'))
-  # What is left are ImageNet's own labels, 50,000 for 20 images.
-  status, output, error = run_bash(STEP_2, home)
-  assert (status, output, error.count('\n')) == (1, '', 1)
-  assert '50,000 labels' in error
-
-
-def test_script_without_its_siblings(home):
-  shutil.copy(os.path.join(ROOT, 'Imagenet_tools', 'preprocess_imagenet.sh'),
-              str(home))
-  status, _, error = run_bash('"$IMAGENET_HOME/preprocess_imagenet.sh"', home)
-  assert (status, error.count('\n')) == (1, 1)
-  assert 'build_imagenet_tfrecords.py' in error
-
-
-def test_help_needs_nothing():
-  status, output, error = run_bash(
-      'Imagenet_tools/preprocess_imagenet.sh --help', None)
-  assert (status, error) == (0, '')
-  assert 'TRAIN_SHARDS' in output and 'set -euo' not in output

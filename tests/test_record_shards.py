@@ -2,7 +2,6 @@
 
 import os
 
-import numpy as np
 import pytest
 
 import record_shards
@@ -38,12 +37,6 @@ def write(shard, images, is_decoding=False):
   assert not os.path.exists(shard.path)
   os.rename(record_shards.unfinished_path(shard.path), shard.path)
   return entry
-
-
-def test_more_images_than_are_read_ahead(tmp_path, images, monkeypatch):
-  monkeypatch.setattr(record_shards, '_IMAGES_AHEAD', 2)
-  images.reorder(np.random.RandomState(0).permutation(9))
-  assert write(plan(tmp_path, [9])[0], images)['records'] == 9
 
 
 def test_what_is_read_must_be_what_was_written(tmp_path, images, monkeypatch):

@@ -119,7 +119,6 @@ def find(classifier_ids, *args, **kwargs):
     # --head_model_dirs goes before --model_dir, for one classifier as well.
     ([0], ['joint', 'trunk', ['clf0']], {0: (PRETRAINED, CLF0)}),
     # Without -pmcp the trunk is that of --model_dir.
-    ([0, 1], ['joint'], {0: (JOINT, JOINT), 1: (JOINT, JOINT)}),
     ([0, 1], ['clf1', None, ['clf0', 'clf1']],
      {0: (CLF1, CLF0), 1: (CLF1, CLF1)}),
     # A model folder of another classifier has not the network's own.
@@ -155,11 +154,9 @@ def test_digests_are_of_the_weights_alone(folder):
      ['--head_model_dirs', CLF0, JOINT]),
     ([0, 1, 2], ['new', 'trunk', ['clf0']],
      ['clf1: ', CLF0, PRETRAINED, '--fine_tune']),
-    ([0], ['new', 'trunk'], ['clf0: ', PRETRAINED, '--fine_tune']),
     # What the short way is without its -pmcp.
     ([0, 1, 2], ['joint'], ['clf2', JOINT, '-pmcp']),
     ([0], ['new'], ['--model_dir new', '-pmcp']),
-    ([0], ['new', 'nosuch://folder'], ['-pmcp nosuch://folder']),
     ([0, 2], ['new', 'trunk', ['clf0', 'nowhere']],
      ['--head_model_dirs nowhere']),
 ])
@@ -221,10 +218,8 @@ def start(classifier_ids, *args, **kwargs):
 
 @pytest.mark.parametrize('classifier_ids, args, expected', [
     ([0], ['new', 'trunk'], PRETRAINED),
-    ([0, 1], ['new', PRETRAINED], PRETRAINED),
     ([0], ['new', 'clf1'], CLF1),  # Its trunk is long enough.
     ([0], ['clf0', 'trunk'], None),
-    ([0], ['clf0'], None),
     ([0], ['clf0', 'trunk', (), True], PRETRAINED),  # --clean
 ])
 def test_where_training_starts(folder, classifier_ids, args, expected):
@@ -233,7 +228,6 @@ def test_where_training_starts(folder, classifier_ids, args, expected):
 
 @pytest.mark.parametrize('classifier_ids, args, words', [
     ([0], ['clf1', 'trunk'], [CLF1, 'cascaded0_', '--model_dir', '--clean']),
-    ([0], ['new', 'nowhere'], ['-pmcp nowhere']),
     ([1], ['new', 'clf0'], [CLF0, 'conv2d_1/kernel', '-pmcp']),
 ])
 def test_training_refused(folder, classifier_ids, args, words):
@@ -313,7 +307,7 @@ def test_damaged_files(folder, suffix, num_bytes_left):
   assert refused(find, [2], 'new', 'trunk').startswith(f'{PRETRAINED}: ')
 
 
-@pytest.mark.parametrize('suffix', ['index', 'data-00000-of-00001', 'meta'])
+@pytest.mark.parametrize('suffix', ['index', 'data-00000-of-00001'])
 def test_the_name_of_one_of_its_files(folder, suffix):
   """As a shell completes it."""
   assert resnet_checkpoint.find_checkpoint(

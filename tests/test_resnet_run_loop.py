@@ -13,10 +13,9 @@ import resnet_run_loop
 import rule_weights
 import small_network
 from resnet_checkpoint import CheckpointPaths
-from small_network import DENSE, HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
+from small_network import HEAD0, IMAGE_SIZE, NUM_CLASSES, TRUNK
 from small_network import is_average
 from tf_compat import tf
-from tiny_checkpoints import write_checkpoint
 
 MODES = tf.estimator.ModeKeys
 WEIGHT_DECAY = 1e-4
@@ -29,16 +28,27 @@ def rule_values():
 
 
 # ---- Schedules ---------------------------------------------------------------
-# The rates are of float32, with a step of 6e-8; they are compared to 1e-5.
 
-def learning_rates(learning_rate_fn, steps):
-  with tf.Graph().as_default(), tf.Session() as session:
-    step = tf.placeholder(tf.int64, [])
-    rate = learning_rate_fn(step)
-    return [session.run(rate, {step: value}) for value in steps]
-
-
-def schedule_of(monkeypatch, **params):
+@pytest.mark.parametrize('params, steps_and_rates', [
+    # 0.128 for 256 images, 5 epochs of warm-up; falls at 30, 60, 80, 90. An
+    # epoch has 1281167 / 256 = 5004.56 steps; the rate falls after the last
+    # whole step of its epoch.
+    (dict(batch_size=256, fine_tune=False), [
+        (0, 0.), (1, 0.128 / 25022), (12511, 0.064),
+        (25021, 0.128 * 25021 / 25022), (25022, 0.128), (25023, 0.128),
+        (150136, 0.128), (150137, 0.0128), (300273, 0.0128), (300274, 0.00128),
+        (400364, 0.00128), (400365, 0.000128), (450410, 0.000128),
+        (450411, 0.0000128), (10**7, 0.0000128)]),
+    # To fine-tune: 0.01 for 256 images, no warm-up; falls at 10, 20, 30, 40.
+    (dict(batch_size=256, fine_tune=True), [
+        (0, 0.01), (1, 0.01), (50045, 0.01), (50046, 0.001), (100091, 0.001),
+        (100092, 0.0001), (150136, 0.0001), (150137, 0.00001),
+        (200182, 0.00001), (200183, 0.000001), (10**7, 0.000001)]),
+    # It scales with the batch and the data.
+    (dict(batch_size=512, fine_tune=False, num_train_images=5120), [
+        (0, 0), (25, 0.128), (49, 0.25088), (50, 0.256), (300, 0.256),
+        (301, 0.0256)])])
+def test_schedules(monkeypatch, params, steps_and_rates):
   """The learning rate function that `imagenet_model_fn` passes on."""
   monkeypatch.setattr(resnet_run_loop, 'resnet_model_fn',
                       lambda **kwargs: kwargs)
@@ -47,50 +57,13 @@ def schedule_of(monkeypatch, **params):
       'resnet_version': 2, 'loss_scale': 1}, **params))
   assert arguments['momentum'] == 0.9
   assert arguments['weight_decay'] == WEIGHT_DECAY
-  return arguments['learning_rate_fn']
-
-
-def test_training_schedule(monkeypatch):
-  """0.128 for 256 images, 5 epochs of warm-up; falls at 30, 60, 80, 90.
-
-  An epoch has 1281167 / 256 = 5004.56 steps; the rate falls after the last
-  whole step of its epoch.
-  """
-  steps_and_rates = [
-      (0, 0.), (1, 0.128 / 25022), (12511, 0.064),
-      (25021, 0.128 * 25021 / 25022), (25022, 0.128), (25023, 0.128),
-      (150136, 0.128), (150137, 0.0128), (300273, 0.0128), (300274, 0.00128),
-      (400364, 0.00128), (400365, 0.000128), (450410, 0.000128),
-      (450411, 0.0000128), (10**7, 0.0000128)]
-  steps, rates = zip(*steps_and_rates)
-  np.testing.assert_allclose(learning_rates(
-      schedule_of(monkeypatch, batch_size=256, fine_tune=False), steps),
-                             rates, rtol=1e-5)
-
-
-def test_fine_tuning_schedule(monkeypatch):
-  """0.01 for 256 images, no warm-up; falls at 10, 20, 30, 40."""
-  steps_and_rates = [
-      (0, 0.01), (1, 0.01), (50045, 0.01), (50046, 0.001), (100091, 0.001),
-      (100092, 0.0001), (150136, 0.0001), (150137, 0.00001),
-      (200182, 0.00001), (200183, 0.000001), (10**7, 0.000001)]
-  steps, rates = zip(*steps_and_rates)
-  np.testing.assert_allclose(learning_rates(
-      schedule_of(monkeypatch, batch_size=256, fine_tune=True), steps),
-                             rates, rtol=1e-5)
-
-
-def test_schedule_scales_with_batch_and_data(monkeypatch):
-  rates = learning_rates(
-      schedule_of(monkeypatch, batch_size=32, fine_tune=True,
-                  num_train_images=320), [0, 100, 101, 200, 201])
-  np.testing.assert_allclose(
-      rates, [0.00125, 0.00125, 0.000125, 0.000125, 0.0000125], rtol=1e-5)
-  rates = learning_rates(
-      schedule_of(monkeypatch, batch_size=512, fine_tune=False,
-                  num_train_images=5120), [0, 25, 49, 50, 300, 301])
-  np.testing.assert_allclose(
-      rates, [0, 0.128, 0.25088, 0.256, 0.256, 0.0256], rtol=1e-5)
+  with tf.Graph().as_default(), tf.Session() as session:
+    step = tf.placeholder(tf.int64, [])
+    rate = arguments['learning_rate_fn'](step)
+    for value, expected in steps_and_rates:
+      # float32, with a step of 6e-8.
+      assert session.run(rate, {step: value}) == pytest.approx(
+          expected, rel=1e-5)
 
 
 # ---- Cycles of training and evaluation ---------------------------------------
@@ -123,7 +96,6 @@ def calls(monkeypatch):
   class FakeEstimator:
 
     def train(self, input_fn, hooks, max_steps):
-      calls.seeds.append(input_fn()['seed'])
       calls.append(('train', max_steps))
 
   def evaluate(run, *unused):
@@ -131,7 +103,6 @@ def calls(monkeypatch):
     clf0, clf1 = next(calls.accuracies, (0., 0.))
     return {'validation': {'clf0': (clf0, 1.), 'clf1': (clf1, 1.)}}
 
-  calls.seeds = []
   monkeypatch.setattr(resnet_run_loop, '_evaluate', evaluate)
   return calls
 
@@ -147,23 +118,6 @@ TRAIN_6 = [('train', 3), 'evaluate', ('train', 6), 'evaluate']
     (2, dict(dump='a job'), TRAIN_6[:-1]),
 ])
 def test_cycles(tmp_path, calls, epochs, settings, expected):
-  assert calls.of(tmp_path, epochs, **settings)[0] == expected
-
-
-@pytest.mark.parametrize('saved_step, epochs, settings, expected', [
-    # In the middle of a cycle.
-    (2, 2, {}, TRAIN_6),
-    # After a cycle; whether it was evaluated is not known.
-    (3, 2, {}, ['evaluate', ('train', 6), 'evaluate']),
-    # Finished, by steps, or beyond.
-    (5, 90, dict(max_steps=5), ['evaluate']),
-    (7, 2, dict(dump='a job'), []),
-    # More epochs than the first time.
-    (6, 3, {}, ['evaluate', ('train', 9), 'evaluate']),
-])
-def test_cycles_of_a_resumed_run(tmp_path, calls, saved_step, epochs, settings,
-                                 expected):
-  write_checkpoint(tmp_path, {'global_step': np.int64(saved_step)}, saved_step)
   assert calls.of(tmp_path, epochs, **settings)[0] == expected
 
 
@@ -198,33 +152,17 @@ def some_images(count):
           np.array(numpy_resnet.CHANNEL_MEANS)).astype(np.float32)
 
 
-def slots():
-  """Names of the variables that the optimizer trains."""
-  return {variable.op.name[:-len('/Momentum')]
-          for variable in tf.global_variables()
-          if variable.op.name.endswith('/Momentum')}
-
-
-@pytest.mark.parametrize('fine_tune, classifier_id, trained', [
-    (True, 0, {name for name in HEAD0 if not is_average(name)}),
-    (True, 1, {name for name in rule_weights.head_variables(
-        1, 256, NUM_CLASSES) if not is_average(name)}),
-    (True, 2, DENSE),
-    (False, 2, {name for name in TRUNK if not is_average(name)}),
-])
-def test_what_is_trained(fine_tune, classifier_id, trained):
-  with tf.Graph().as_default() as graph:
+def test_without_fine_tuning_everything_is_trained():
+  """What fine-tuning changes: test_whole_runs.py."""
+  with tf.Graph().as_default():
     call_model_fn(MODES.TRAIN, tf.zeros([2, IMAGE_SIZE, IMAGE_SIZE, 3]),
-                  tf.constant([1, 2]), fine_tune=fine_tune, dtype=tf.float16,
-                  classifier_ids=[classifier_id])
-    assert slots() == trained
-    assert len(trained) > 1
-    # Updates of moving averages: of the head alone, if the trunk is frozen.
-    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
-    num_norms = sum('FusedBatchNorm' in op.type and
-                    'Grad' not in op.type for op in graph.get_operations())
-    assert len(updates) == {0: 4, 1: 4}.get(
-        classifier_id, 0 if fine_tune else 2 * num_norms)
+                  tf.constant([1, 2]), dtype=tf.float16, classifier_ids=[2])
+    assert {variable.op.name[:-len('/Momentum')]
+            for variable in tf.global_variables()
+            if variable.op.name.endswith('/Momentum')} == {
+                name for name in TRUNK if not is_average(name)}
+    assert len(tf.get_collection(tf.GraphKeys.UPDATE_OPS)) == sum(
+        is_average(name) for name in TRUNK)
 
 
 @pytest.mark.parametrize('fine_tune, classifier_id', [(True, 0), (False, 2)])
@@ -270,29 +208,25 @@ def test_loss_and_metrics_by_hand(fine_tune, classifier_id):
                              rtol=1e-5)
 
 
-def step_of_head0(**params):
-  """One step of fine-tuning head 0: (before, after, gradients, rate)."""
+def test_a_step_follows_the_gradient():
+  """Of head 0, which is fine-tuned."""
   with tf.Graph().as_default(), tf.Session() as session:
     spec = call_model_fn(
         MODES.TRAIN, tf.constant(some_images(6)),
         tf.constant([3, 0, 10, 7, 1, 2]), fine_tune=True, classifier_ids=[0],
-        **params)
+        loss_scale=128)
     trained = [variable for variable in tf.trainable_variables()
                if 'cascaded0' in variable.op.name]
     gradients = tf.gradients(spec.loss, trained)
     rate = tf.get_default_graph().get_tensor_by_name('learning_rate:0')
     initialize(session)
-    before = session.run(tf.global_variables())
-    gradients, rate = session.run([gradients, rate])
+    variables = {variable.op.name: variable
+                 for variable in tf.global_variables()}
+    before = session.run(variables)
+    gradients, rate = session.run([
+        dict(zip([variable.op.name for variable in trained], gradients)), rate])
     session.run(spec.train_op)
-    after = session.run(tf.global_variables())
-    names = [variable.op.name for variable in tf.global_variables()]
-    return (dict(zip(names, before)), dict(zip(names, after)), dict(zip(
-        [variable.op.name for variable in trained], gradients)), rate)
-
-
-def test_a_step_follows_the_gradient():
-  before, after, gradients, rate = step_of_head0(loss_scale=128)
+    after = session.run(variables)
   assert rate == np.float32(0.01)
   assert after['global_step'] == before['global_step'] + 1
   for name in HEAD0 - set(gradients):

@@ -19,7 +19,7 @@ import small_world
 from cascade_session import CascadeSession
 from devices import resolve
 from shared_terminal import UserError
-from small_network import IMAGE_SIZE, NUM_CLASSES
+from small_network import NUM_CLASSES
 from test_run_cascade import DEFAULTS
 from tf_compat import IS_TF1, tf
 from tiny_checkpoints import write_checkpoint
@@ -154,18 +154,6 @@ def test_photos_and_what_is_wrong(export, tmp_path):
     finished = run_script(sys.executable, *args)
     assert finished.returncode == 1
     assert len(finished.stderr.splitlines()) == 1 and named in finished.stderr
-
-
-def test_benchmark(export, monkeypatch, capsys):
-  import run_onnx_cascade
-  monkeypatch.setattr(run_onnx_cascade, 'BENCHMARK_SECONDS', .2)
-  run_onnx_cascade.benchmark(
-      run_onnx_cascade.Cascade(str(export.folder / 'export')), [])
-  lines = capsys.readouterr().out.splitlines()
-  assert [line.split(':')[0] for line in lines[1:]] == [
-      'batch  1, nobody leaves', 'batch  1, cascade      ',
-      'batch 32, nobody leaves', 'batch 32, cascade      ']
-  assert all('p99' in line for line in lines[1:])
 
 
 def test_record(export):

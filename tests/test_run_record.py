@@ -5,11 +5,8 @@ import json
 import os
 import types
 
-import pytest
-
 import devices
 import run_record
-from refusals import refused
 from resnet_checkpoint import CheckpointPaths
 from shared_dumps import DumpShard
 
@@ -56,31 +53,6 @@ def test_several_runs_at_once(tmp_path):
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     assert list(pool.map(update_many, range(2))) == [None, None]
   assert len(read(tmp_path / 'results.json')) == 40
-
-
-@pytest.mark.parametrize('content', ['', '[1, 2]'])
-def test_another_file_of_this_name(tmp_path, content):
-  """Somebody else's results.json is not ours to change."""
-  path = tmp_path / 'results.json'
-  path.write_text(content)
-  assert str(path) in refused(
-      run_record.start, make_run(tmp_path, [2]), 'ImageNet')
-  assert path.read_text() == content
-
-
-def test_a_folder_that_tensorflow_finds(tmp_path, monkeypatch):
-  """--model_dir may have a scheme, such as gs://."""
-  monkeypatch.chdir(str(tmp_path))
-  folder = f'file://{tmp_path / "runs"}'
-  run = make_run(folder, [2])
-  run.log_dir = folder
-  _, record = run_record.start(run, 'ImageNet')
-  assert read(tmp_path / 'runs' / 'benchmark_run.log') == record
-  (tmp_path / 'runs' / 'results.json').unlink()
-  run_record.finish(folder, 'train clf2', {}, {})
-  assert read(tmp_path / 'runs' / 'results.json') == {
-      'train clf2': {'results': {}}}
-  assert os.listdir(str(tmp_path)) == ['runs']  # None is called `file:`.
 
 
 OF_A_RUN = [

@@ -1,4 +1,4 @@
-"""setup_env.sh's choices and .ci/run's count, tried with fake Pythons.
+"""setup_env.sh's choices, tried with fake Pythons.
 
 Nothing is installed: a fake Python is a small shell script that answers the
 questions setup_env.sh asks, and PATH holds nothing but these and a few tools.
@@ -6,10 +6,8 @@ questions setup_env.sh asks, and PATH holds nothing but these and a few tools.
 
 import os
 import pathlib
-import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -187,37 +185,3 @@ def test_what_changed_is_installed_anew(machine):
   machine.project.rename(moved)
   machine.project = moved
   assert 'Installing' in machine.setup('tf2')[2]
-
-
-def test_every_requirement_is_pinned():
-  lines = [line.split('#')[0].strip() for path in REQUIREMENTS
-           for line in path.read_text().splitlines()]
-  for line in filter(None, lines):
-    assert re.match(r'[A-Za-z0-9_.\[\]-]+==[0-9][\w.]*(;.*)?$', line), line
-
-
-@pytest.mark.parametrize('status, counts, closing', [
-    (0, (3, 0, 0, 1), '8 passed, 0 failed, 1 skipped'),
-    (1, (3, 1, 1, 0), '7 passed, 2 failed, 0 skipped'),
-    (139, None, '6 passed, 1 failed, 0 skipped'),  # crashed, no report
-])
-def test_ci_counts_all_three_runs(tmp_path, status, counts, closing):
-  write_script(tmp_path / '.ci/run', (ROOT / '.ci/run').read_text())
-  script = '#!/bin/sh\ncase $1 in\n'
-  whole = (0, (3, 0, 0, 0))
-  for stack, (status, counts) in (
-      ('tf1', (status, counts)), ('tf2', whole), ('analysis', whole)):
-    report = counts and (
-        '<a><testsuite tests="{}" failures="{}" errors="{}" skipped="{}"/></a>'
-    ).format(*counts)
-    script += f'{stack}) echo \'{report}\' >"${{2#*=}}"; exit {status} ;;\n'
-    (tmp_path / f'.venv-{stack}/bin').mkdir(parents=True)
-    (tmp_path / f'.venv-{stack}/bin/python').symlink_to(sys.executable)
-  write_script(tmp_path / 'run_tests.sh', script + 'esac\n')
-  write_script(tmp_path / 'bin/chromium', '')  # Or it would be installed.
-  process = subprocess.run(
-      [str(tmp_path / '.ci/run')], stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, universal_newlines=True,
-      env=dict(os.environ, PATH=f'{tmp_path}/bin:{os.environ["PATH"]}'))
-  assert process.stdout.splitlines()[-1] == closing
-  assert (process.returncode == 0) == (', 0 failed' in closing)

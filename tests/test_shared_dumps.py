@@ -63,10 +63,7 @@ def test_names_of_shards():
   name = 'clf0_train_1of3_all_probabilities.npy'
   of_shard = 'clf0_train_1of3_all_probabilities.shard-01-of-04.npy'
   assert shared_dumps.shard_file_name(name, DumpShard(1, 4)) == of_shard
-  assert shared_dumps.shard_file_name(name, None) == name
   assert shared_dumps.split_shard_name(of_shard) == (name, (1, 4))
-  big = shared_dumps.shard_file_name(name, DumpShard(100, 128))
-  assert shared_dumps.split_shard_name(big) == (name, (100, 128))
   for other in (name, of_shard + '.clf0.unfinished', 'shard-01-of-04.npy'):
     assert shared_dumps.split_shard_name(other) == (None, None)
 

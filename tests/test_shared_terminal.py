@@ -63,17 +63,3 @@ def test_a_line_every_five_seconds_and_one_at_the_end(clock, terminal):
   assert lines[9:] == [
       'clf0 validation: 50,000 of 50,000 images, 1,000 images/s',
       'clf0 validation: 50,000 of 50,000 images, 962 images/s']
-
-
-def test_descriptions_and_what_was_done_before(clock, terminal):
-  work = shared_terminal.Progress('training', 1000, 'images', done=600)
-  for done in (650, 700):
-    clock.now += 5
-    work.update(done, lambda: f'loss {clock.now}')
-  clock.now += 20
-  work.finish()
-  # 100 images in 10 seconds, 400 in 30.
-  assert terminal.getvalue().splitlines() == [
-      'training: 650 of 1,000 images, 10 images/s, 35 s left; loss 1005.0',
-      'training: 700 of 1,000 images, 10 images/s, 30 s left; loss 1010.0',
-      'training: 1,000 of 1,000 images, 13.3 images/s']

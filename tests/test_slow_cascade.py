@@ -64,8 +64,6 @@ def test_budgeted_thresholds():
   # p = 20: thirds of six. 2 leave at the first, and of the others
   # (.4 .6 .9 .8) 2 at the second.
   assert slow.budgeted_thresholds(OF_THREE, 20) == [.8, .8]
-  # p = 10: 4/7, 2/7, 1/7 of six: 3 and 1.
-  assert slow.budgeted_thresholds(OF_THREE, 10) == [.7, .9]
   # p = 39: 400 : 780 : 1521 of 2701: 0 and 1.
   assert slow.budgeted_thresholds(OF_THREE, 39) == [slow.INFINITY, .9]
   # Two classifiers, p = 10: 2/3 and 1/3 of six.

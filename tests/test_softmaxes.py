@@ -2,12 +2,10 @@
 
 ResNet-50 v2 at 224 pixels with 1001 classes and weights made from a rule,
 through step 3 and back from the dumps, next to float64 NumPy that knows nothing
-of our code. On tf2, where tf1's environment is there as well, its dumps are
-made too and compared directly.
+of our code.
 """
 
 import os
-import subprocess
 
 import numpy as np
 import pytest
@@ -18,11 +16,10 @@ import rule_weights
 import shared_dumps
 import tiny_checkpoints
 import tiny_records
-from tf_compat import IS_TF1, tf
+from tf_compat import tf
 
 NUM_CLASSES = 1001
 SPLIT_SHARDS = {'train': [1, 1], 'validation': [3, 2]}  # All kinds of image.
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @pytest.fixture(scope='module')
@@ -39,25 +36,18 @@ def data(tmp_path_factory):
   return folder, rows, variables
 
 
-def dump_arguments(folder, softmax_dir):
-  return ['--eval_only', '--is_cascaded', '--classifier_id', '0,1,2',
-          '--data_format', 'channels_first', '-rv', '2', '-rs', '50',
-          '-md', os.path.join(folder, 'run'),
-          '-pmcp', os.path.join(folder, 'everything'),
-          '--data_dir', os.path.join(folder, 'tf_records'),
-          '--softmax_dir', softmax_dir, '--num_gpus', '0']
-
-
 @pytest.fixture(scope='module')
 def dumps(data):
   folder, _, _ = data
   softmax_dir = os.path.join(folder, 'output_softmax')
-  command_line.run(*dump_arguments(folder, softmax_dir))
+  command_line.run(
+      '--eval_only', '--is_cascaded', '--classifier_id', '0,1,2',
+      '--data_format', 'channels_first', '-rv', '2', '-rs', '50',
+      '-md', os.path.join(folder, 'run'),
+      '-pmcp', os.path.join(folder, 'everything'),
+      '--data_dir', os.path.join(folder, 'tf_records'),
+      '--softmax_dir', softmax_dir, '--num_gpus', '0')
   return softmax_dir
-
-
-def read(softmax_dir, name):
-  return np.load(os.path.join(softmax_dir, name))
 
 
 def reference(rows, variables):
@@ -78,31 +68,10 @@ def test_dumps_equal_numpy(data, dumps, split):
   expected = reference(rows[split], variables)
   for k in range(3):
     dumped = np.concatenate([
-        read(dumps, name)
+        np.load(os.path.join(dumps, name))
         for name in shared_dumps.probabilities_file_names(k, split)])
     assert dumped.dtype == np.float32
     np.testing.assert_allclose(dumped, expected[k], rtol=0, atol=1e-5)
     # Softmaxes worth comparing: no two images alike, nothing near uniform.
     assert dumped.max(axis=1).min() > 3 / NUM_CLASSES
     assert np.abs(dumped[0] - dumped[1]).max() > 1e-3
-
-
-@pytest.mark.skipif(IS_TF1, reason='the run on tf2 compares both')
-def test_other_stack_gives_the_same(data, dumps):
-  python = os.path.join(ROOT, '.venv-tf1', 'bin', 'python')
-  if not os.path.exists(python):
-    pytest.skip('.venv-tf1 is not there')
-  folder, _, _ = data
-  softmax_dir = os.path.join(folder, 'softmax_tf1')
-  subprocess.check_call(
-      [python, command_line.SCRIPT] + dump_arguments(folder, softmax_dir),
-      stdin=subprocess.DEVNULL)
-  arrays = [name for name in os.listdir(dumps) if name.endswith('.npy')]
-  for name in arrays:
-    ours, theirs = read(dumps, name), read(softmax_dir, name)
-    if name.endswith('probabilities.npy'):
-      np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-    elif 'top5_classes' not in name:  # Near ties may come in either order.
-      np.testing.assert_array_equal(ours, theirs)
-  assert len(arrays) == 2 + 3 * 8
-  assert sorted(os.listdir(dumps)) == sorted(os.listdir(softmax_dir))

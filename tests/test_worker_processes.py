@@ -21,18 +21,6 @@ def run(num_processes, function, tasks):
   return results
 
 
-@pytest.mark.parametrize('num_workers, num_tasks', [(1, 7), (2, 0), (5, 7)])
-def test_each_task_is_done_once(tmp_path, num_workers, num_tasks):
-  def work(task):
-    (tmp_path / str(task)).mkdir()  # Fails the second time.
-    return task * task, os.getpid()
-
-  results = run(num_workers, work, range(num_tasks))
-  assert {task: result[0] for task, result in results.items()} == {
-      task: task * task for task in range(num_tasks)}
-  assert os.getpid() not in {result[1] for result in results.values()}
-
-
 @pytest.mark.parametrize('error', [
     UserError('what: is wrong'), OSError(28, 'No space left', '/a/file'),
     KeyError('a defect')])
@@ -55,14 +43,6 @@ def test_a_killed_worker_is_an_error():
   with pytest.raises(UserError, match='--workers'):
     run(2, work, range(9))
   assert multiprocessing.active_children() == []
-
-
-def test_ctrl_c_is_for_the_main_process():
-  def work(task):
-    os.kill(os.getpid(), signal.SIGINT)
-    return 'alive'
-
-  assert run(1, work, [0]) == {0: 'alive'}
 
 
 MAIN = '''

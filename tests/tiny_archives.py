@@ -23,16 +23,13 @@ def encode(seed, mode='RGB', file_format='JPEG', size=(9, 7)):
 
 
 def tar_bytes(files):
-  """A tar of `files`, pairs of a name and bytes or a TarInfo."""
+  """A tar of `files`, pairs of a name and bytes."""
   target = io.BytesIO()
   with tarfile.open(fileobj=target, mode='w') as tar:
     for name, data in files:
-      if isinstance(data, tarfile.TarInfo):
-        tar.addfile(data)
-      else:
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
+      member = tarfile.TarInfo(name)
+      member.size = len(data)
+      tar.addfile(member, io.BytesIO(data))
   return target.getvalue()
 
 
