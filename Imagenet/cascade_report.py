@@ -7,7 +7,6 @@ import numpy as np
 
 import devices as devices_lib
 import shared_cascade_json
-from cascade_session import versions
 from shared_files import explain_error, write_atomically
 
 RUN_JSON = 'run.json'
@@ -56,7 +55,7 @@ def run_record(cascade, predictions, batch_size, devices):
       'images_per_second_reading'])
   record.update(
       origin(cascade), num_images=num_images, batch_size=batch_size,
-      device=devices_lib.describe(devices), versions=versions())
+      device=devices_lib.describe(devices), versions=devices_lib.versions())
   if num_images:
     shares = [predictions.exits[k] / num_images for k in cascade.classifier_ids]
     costs = [cost for cost in cascade.network.exits

@@ -5,7 +5,6 @@ Both have the same weights, as constants, on one device, for images in memory.
 
 import functools
 import multiprocessing
-import platform
 import time
 
 import numpy as np
@@ -137,13 +136,7 @@ def profile_stages(session, cascade, devices, batch_size):
       threads={'inter_op': devices.inter_op_threads,
                'intra_op': devices.intra_op_threads,
                'cores': multiprocessing.cpu_count()},
-      versions=versions(),
+      versions=devices_lib.versions(),
       batch_sizes=batch_sizes,
       seconds_per_image=dict(zip(cascade.classifier_ids, of_exits)),
       plain_seconds_per_image=of_plain)
-
-
-def versions():
-  """Of what the times depend on: a dict for JSON."""
-  return {'python': platform.python_version(), 'tensorflow': tf.VERSION,
-          'numpy': np.__version__}

@@ -3,8 +3,11 @@
 import contextlib
 import math
 import multiprocessing
+import platform
 import re
 import typing
+
+import numpy as np
 
 from tf_compat import gpu_name, log, mirrored_strategy, tf
 
@@ -109,6 +112,12 @@ def describe(devices):
     names = re.findall(r'^model name\s*: (.*)', stream.read(), re.M)
   return ', '.join(
       ['CPU', f'{multiprocessing.cpu_count()} cores'] + names[:1])
+
+
+def versions():
+  """What numbers and times depend on besides the device: a dict for JSON."""
+  return {'python': platform.python_version(), 'tensorflow': tf.VERSION,
+          'numpy': np.__version__}
 
 
 def session_config(devices):

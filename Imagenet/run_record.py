@@ -11,13 +11,11 @@ import contextlib
 import glob
 import json
 import os
-import platform
 import shutil
-
-import numpy as np
 
 from tf_compat import tf
 
+import devices
 from shared_dataset import check_class_names
 from shared_files import (
     UNFINISHED_SUFFIX, explain_content, explain_error, locked, write_atomically)
@@ -63,8 +61,7 @@ def start(run, dataset_name, initial_checkpoint=None):
       'flags': run.flag_values,
       'replicas': list(run.devices.replicas),
       'data_format': run.devices.data_format,
-      'versions': {'python': platform.python_version(),
-                   'tensorflow': tf.VERSION, 'numpy': np.__version__},
+      'versions': devices.versions(),
   }
   _update(model_dir, entry, lambda earlier: dict(earlier, unfinished=record))
   if run.log_dir:  # --benchmark_log_dir
