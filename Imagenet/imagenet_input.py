@@ -52,7 +52,8 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
              datasets_num_private_threads=None, num_parallel_batches=1,
              parse_record_fn=None, image_size=None,
              num_classes=IMAGENET_NUM_CLASSES, num_padding_images=0,
-             seed=None, input_context=None):
+             seed=None, input_context=None,
+             min_crop_area=imagenet_preprocessing.MIN_CROP_AREA):
   """Batches of one split, as the official code's function of this name.
 
   Args:
@@ -74,6 +75,7 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
     input_context: a `tf.distribute.InputContext`, or anything with its
       `num_input_pipelines` and `input_pipeline_id`: in training, each worker
       reads its own records. None to read all.
+    min_crop_area: least share of an image that a random crop keeps.
 
   Returns:
     A dataset of (images [batch, height, width, 3], labels int32 [batch]).
@@ -83,7 +85,8 @@ def input_fn(is_training, data_dir, batch_size, num_epochs=1, dtype=tf.float32,
              else split_dataset(shards))
   return process_record_dataset(
       dataset, is_training, batch_size, SHUFFLE_BUFFER_RECORDS,
-      parse_record_fn or record_parser(image_size, num_classes, seed),
+      parse_record_fn or record_parser(
+          image_size, num_classes, seed, min_crop_area),
       num_epochs, dtype, datasets_num_private_threads, num_parallel_batches,
       num_padding_images, seed)
 
@@ -175,7 +178,8 @@ def parse_record(raw_record, is_training, dtype):
 
 
 def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES,
-                  seed=None):
+                  seed=None,
+                  min_crop_area=imagenet_preprocessing.MIN_CROP_AREA):
   """The function that parses a record and preprocesses its image.
 
   A label that is not below `num_classes` stops the run, and is named.
@@ -206,7 +210,7 @@ def record_parser(image_size=None, num_classes=IMAGENET_NUM_CLASSES,
       with tf.control_dependencies(checks):
         image = imagenet_preprocessing.preprocess_image(
             tf.identity(encoded), boxes[tf.newaxis], image_size, image_size,
-            NUM_CHANNELS, is_training, seed)
+            NUM_CHANNELS, is_training, seed, min_crop_area)
         return tf.cast(image, dtype), tf.to_int32(label)
 
   return parse

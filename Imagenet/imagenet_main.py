@@ -137,6 +137,11 @@ def define_imagenet_flags():
       help=f'Learning rate for a batch of {_BATCH_DENOMINATOR}; it scales '
       f'with the batch. Default: {_FINE_TUNE_SCHEDULE["base_lr"]} with '
       f'--fine_tune, else {_TRAIN_SCHEDULE["base_lr"]}.')
+  flags.DEFINE_float(
+      'min_crop_area', imagenet_preprocessing.MIN_CROP_AREA,
+      lower_bound=0.01, upper_bound=1,
+      help='Least share of an image that a random crop keeps in training; '
+      'small images and short trainings need more.')
 
 
 def run_imagenet(flags_obj):
@@ -314,7 +319,8 @@ def _input_function(flags_obj, run):
       input_fn, data_dir=flags_obj.data_dir, dtype=run.model.dtype,
       datasets_num_private_threads=run.devices.input_threads,
       num_parallel_batches=flags_obj.datasets_num_parallel_batches or 1,
-      image_size=flags_obj.image_size, num_classes=run.model.num_classes)
+      image_size=flags_obj.image_size, num_classes=run.model.num_classes,
+      min_crop_area=flags_obj.min_crop_area)
 
 
 def _run(flags_obj, arguments):

@@ -12,6 +12,8 @@ from tf_compat import tf
 CHANNEL_MEANS = (123.68, 116.78, 103.94)
 
 DEFAULT_IMAGE_SIZE = 224
+# Least share of an image that a random crop keeps in training.
+MIN_CROP_AREA = 0.05
 
 
 def resize_min(image_size):
@@ -20,7 +22,8 @@ def resize_min(image_size):
 
 
 def preprocess_image(image_buffer, bbox, output_height, output_width,
-                     num_channels, is_training=False, seed=None):
+                     num_channels, is_training=False, seed=None,
+                     min_crop_area=MIN_CROP_AREA):
   """Decodes, crops, resizes and centres one image.
 
   Args:
@@ -29,13 +32,15 @@ def preprocess_image(image_buffer, bbox, output_height, output_width,
       may hold no box; used in training only.
     is_training: a random crop, perhaps mirrored, rather than the centre.
     seed: of the random crop and mirroring; None for the graph's.
+    min_crop_area: least share of the image's area in the random crop.
 
   Returns:
     float32 [output_height, output_width, num_channels], grey levels from 0 to
     255 less the channel means.
   """
   if is_training:
-    image = _decode_random_crop(image_buffer, bbox, num_channels, seed)
+    image = _decode_random_crop(
+        image_buffer, bbox, num_channels, seed, min_crop_area)
     image = _resize(image, output_height, output_width)
     image.set_shape([output_height, output_width, num_channels])
   else:
@@ -94,7 +99,8 @@ def subtract_channel_means(images):
   return centred
 
 
-def _decode_random_crop(image_buffer, bbox, num_channels, seed):
+def _decode_random_crop(image_buffer, bbox, num_channels, seed,
+                        min_crop_area):
   """Decodes only a random window of the image, mirrored half of the time."""
   # This op, unlike others, does not look for the graph's seed itself.
   graph_seed, op_seed = tf.get_seed(seed)
@@ -103,7 +109,7 @@ def _decode_random_crop(image_buffer, bbox, num_channels, seed):
       bounding_boxes=bbox,
       min_object_covered=0.1,
       aspect_ratio_range=[0.75, 1.33],
-      area_range=[0.05, 1.0],
+      area_range=[min_crop_area, 1.0],
       max_attempts=100,
       seed=graph_seed,
       seed2=op_seed,

@@ -42,13 +42,13 @@ def evaluate(jpegs, height, width=None):
     return [session.run([image, decoded], {encoded: jpeg}) for jpeg in jpegs]
 
 
-def train(jpeg, image_size, num_draws):
+def train(jpeg, image_size, num_draws, **kwargs):
   """float32 [num_draws, image_size, image_size, 3], preprocessed to train."""
   with tf.Graph().as_default(), tf.Session() as session:
     tf.set_random_seed(1)
     image = imagenet_preprocessing.preprocess_image(
         tf.constant(jpeg), tf.zeros([1, 0, 4]), image_size, image_size, 3,
-        is_training=True)
+        is_training=True, **kwargs)
     assert image.shape.as_list() == [image_size, image_size, 3]
     return np.stack([session.run(image) for _ in range(num_draws)])
 
@@ -150,6 +150,13 @@ def test_crops_are_legal_and_of_all_kinds():
   assert 70 < (top + height / 2).mean() < 90
   assert 108 < (left + width / 2).mean() < 132
   assert 0.42 < mirrored.mean() < 0.58  # Three standard deviations.
+
+
+def test_crops_that_keep_more():
+  _, height, _, width, _ = read_windows(train(
+      coordinate_jpeg(160, 240), 64, num_draws=100, min_crop_area=0.5))
+  assert np.all((height + 1) * (width + 1) >= 0.5 * 160 * 240)
+  assert (height * width).min() < 0.6 * 160 * 240
 
 
 def test_training_of_every_kind_of_jpeg():

@@ -104,7 +104,7 @@ def fine_tuned(world):
         '--classifier_id', 0, '--cpu_replicas', 2, '--hooks',
         'loggingMETRIChook,LoggingTensorHook', '-bld',
         world.folder / 'benchmark', '--export_dir', world.folder / 'exported0',
-        '--random_seed', 7)
+        '--random_seed', 7, '--min_crop_area', 0.5)
   tf_compat.log.setLevel(logging.NOTSET)
   tf_compat.log.removeHandler(handler)
   return FineTuned(results, model_dir, spy.start, log, reads)
@@ -123,6 +123,7 @@ class TestFineTuning:
   def test_replicas_share_the_batch(self, fine_tuned):
     for read in fine_tuned.reads:
       assert read['batch_size'] == 4 // 2
+      assert read['min_crop_area'] == 0.5
     # 11 images: one more makes it whole batches. None in training.
     assert {(read['is_training'], read.get('num_padding_images', 0))
             for read in fine_tuned.reads} == {(True, 0), (False, 1)}
