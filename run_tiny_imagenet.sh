@@ -27,8 +27,8 @@ url=http://cs231n.stanford.edu/tiny-imagenet-200.zip
 # official schedule, by steps. Batch normalization averages over fewer steps than
 # usual, as these are short trainings.
 trunk_stages=${TRUNK_STAGES:-32:8:0.3:4 64:10:0.2:1 64:12:0.08:1 64:13:0.02:1 64:14:0.005:1}
-# A random crop keeps half of the image or more. The official 5 % would be 14 x 14
-# pixels, and is meant for trainings of 90 epochs.
+# A random crop keeps half of the image or more. The official crops may be a tenth
+# of it, 20 x 20 pixels, and are meant for trainings of 90 epochs.
 min_crop_area=${MIN_CROP_AREA:-0.5}
 # The same of the classifiers: epochs so far, rate.
 head_stages=${HEAD_STAGES:-2:0.4 3:0.04}
