@@ -39,7 +39,7 @@ train_shards=${TRAIN_SHARDS:-64}
 validation_shards=${VALIDATION_SHARDS:-16}
 # Epsilons, in percent: of cst, run at batch 32; of pareto and risk at batch 32
 # and of cst at batch 1.
-epsilons=${EPSILONS:-2,5,10}
+epsilons=${EPSILONS:-2,10}
 few_epsilons=${FEW_EPSILONS-2}
 
 die() { echo "run_tiny_imagenet.sh: $*" >&2; exit 1; }
