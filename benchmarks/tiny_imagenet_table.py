@@ -226,7 +226,7 @@ def table_lines(rows):
         'analysis', 'metric', 'method', 'epsilon'):
       if group[0]['metric'] != metric:
         continue
-      name = (f'pareto at the cost of cst {epsilon:g} %' if method == 'pareto'
+      name = (f'pareto beside cst {epsilon:g} %' if method == 'pareto'
               else f'{method} {epsilon:g} %')
       low = min(100 * row['accuracy_drop_low'] for row in group)
       high = max(100 * row['accuracy_drop_high'] for row in group)
