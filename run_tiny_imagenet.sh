@@ -39,8 +39,8 @@ train_shards=${TRAIN_SHARDS:-64}
 validation_shards=${VALIDATION_SHARDS:-16}
 # Epsilons, in percent: of cst, run at batch 32; of pareto and risk at batch 32
 # and of cst at batch 1.
-epsilons=${EPSILONS:-2,10}
-few_epsilons=${FEW_EPSILONS-2}
+epsilons=${EPSILONS:-0,1,2,5,10}
+few_epsilons=${FEW_EPSILONS-2,5}
 
 die() { echo "run_tiny_imagenet.sh: $*" >&2; exit 1; }
 
